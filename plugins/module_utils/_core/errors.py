@@ -1,0 +1,239 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""All that can go wrong in a way the user can act on: one family, one page.
+
+An error's class says what failed; its message names the thing; ``help`` says what to do; ``details`` hold the
+evidence. ``code`` is stable: playbooks may test it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class VmError(Exception):
+    """Base of the family."""
+
+    code = "vm_manager.error"
+    default_help = ""
+
+    def __init__(self, message: str, help_text: str | None = None, **details: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.help = self.default_help if help_text is None else help_text
+        self.details = {key: value for key, value in details.items() if value is not None}
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """Return what a task result shows of this error."""
+        return {"code": self.code, "help": self.help, "details": self.details}
+
+
+class InvalidSpec(VmError):
+    """An option has a value that no virtual machine could have."""
+
+    code = "vm_manager.spec.invalid"
+    default_help = "Correct the option that the message names."
+
+
+class InvalidName(InvalidSpec):
+    """The name cannot be that of a virtual machine."""
+
+    code = "vm_manager.spec.invalid_name"
+    default_help = "A name has 1 to 63 characters: letters, digits, underscore, dot and dash, beginning with a letter or digit."
+
+
+class InvalidVcpus(InvalidSpec):
+    """The number of virtual CPUs makes no sense."""
+
+    code = "vm_manager.create.invalid_vcpus"
+    default_help = "Give at least 1 virtual CPU."
+
+
+class InvalidMemory(InvalidSpec):
+    """The amount of memory makes no sense."""
+
+    code = "vm_manager.create.invalid_memory"
+    default_help = (
+        "Give a positive number of MiB, such as 1024, or a size with a unit, such as 2GiB."
+    )
+
+
+class CannotChange(InvalidSpec):
+    """The option can be set only when the virtual machine is created."""
+
+    code = "vm_manager.spec.cannot_change"
+    default_help = (
+        "Leave the option as it was, or remove the VM with state=absent and create it again."
+    )
+
+
+class Unsupported(VmError):
+    """The backend cannot do what was asked."""
+
+    code = "vm_manager.backend.unsupported"
+    default_help = "Use a backend that can, or leave the option out."
+
+
+class Unready(VmError):
+    """Something that must be on the host first is missing; an earlier task may bring it."""
+
+    code = "vm_manager.host.unready"
+
+
+class BackendNotAvailable(Unready):
+    """This host cannot run the backend."""
+
+    code = "vm_manager.backend.not_available"
+    default_help = "Install it with the role cloudnebula.hypervisor.hypervisor_host, or choose another backend."
+
+
+class NoImage(Unready):
+    """A new virtual machine needs an image and none was given."""
+
+    code = "vm_manager.create.no_image"
+    default_help = (
+        "Set image to the path of a disk image, or correct the name if the VM should exist already."
+    )
+
+
+class ImageNotFound(Unready):
+    """The image does not exist or cannot be read."""
+
+    code = "vm_manager.create.image_not_found"
+    default_help = "Check the path, and that this user may read the file and enter its folders."
+
+
+class ImageRefused(VmError):
+    """The file is no image, or not one that is safe to run."""
+
+    code = "vm_manager.image.refused"
+    default_help = "Use a standalone disk image; convert it with 'qemu-img convert' if it depends on other files."
+
+
+class FormatDetectionFailed(VmError):
+    """qemu-img could not read the image."""
+
+    code = "vm_manager.image.format_detection_failed"
+    default_help = (
+        "Check that the file is a disk image, and that image_format (if given) is its real format."
+    )
+
+
+class OverlayFailed(VmError):
+    """qemu-img could not make or grow the disk."""
+
+    code = "vm_manager.image.overlay_creation_failed"
+    default_help = "Check that the base image is readable and that the disk has room."
+
+
+class SeedFailed(VmError):
+    """The cloud-init seed could not be written."""
+
+    code = "vm_manager.cloudinit.iso_failed"
+    default_help = "Install Python's pycdlib, or one of xorriso, genisoimage or mkisofs."
+
+
+class KeygenFailed(VmError):
+    """The key pair could not be made."""
+
+    code = "vm_manager.ssh.keygen_failed"
+    default_help = "Install ssh-keygen (OpenSSH client), or give your own keys in cloud_init.ssh_authorized_keys."
+
+
+class SshFailed(VmError):
+    """The guest's SSH server did not answer."""
+
+    code = "vm_manager.ssh.failed"
+    default_help = (
+        "Look at the console log; check that the image runs an SSH server, or raise wait_timeout."
+    )
+
+
+class SpawnFailed(VmError):
+    """QEMU ended before its monitor answered."""
+
+    code = "vm_manager.qemu.spawn_failed"
+    default_help = (
+        "Its last words are in the message; the whole command is in error.details.command."
+    )
+
+
+class QmpConnectFailed(VmError):
+    """The QMP socket does not answer as a QEMU monitor."""
+
+    code = "vm_manager.qemu.qmp_connect_failed"
+    default_help = (
+        "Another client may hold the monitor, or QEMU hangs; look at qemu.log in the VM's folder."
+    )
+
+
+class QmpCommandFailed(VmError):
+    """QEMU refused a command, or the conversation broke off."""
+
+    code = "vm_manager.qemu.qmp_command_failed"
+
+
+class PortUnavailable(VmError):
+    """No host port can be had for the guest's SSH."""
+
+    code = "vm_manager.network.port_unavailable"
+    default_help = (
+        "End the program that listens there, or choose another ssh_port_range for a new VM."
+    )
+
+
+class NoGuestAddress(VmError):
+    """The guest has no address that the host knows."""
+
+    code = "vm_manager.network.ip_discovery_timeout"
+    default_help = "Check that the VM runs and has a network."
+
+
+class InvalidState(VmError):
+    """The act is not possible in the state that the virtual machine is in."""
+
+    code = "vm_manager.vm.invalid_state"
+
+
+class StopFailed(VmError):
+    """The virtual machine still runs after all ways to stop it."""
+
+    code = "vm_manager.vm.stop_failed"
+    default_help = "The process may hang in the kernel; look at the host's kernel log."
+
+
+class Busy(VmError):
+    """Another task works on the same virtual machine."""
+
+    code = "vm_manager.vm.busy"
+    default_help = "Wait until it has ended and run the task again."
+
+
+class BadRecord(VmError):
+    """What an earlier run left on the host cannot be read."""
+
+    code = "vm_manager.vm.bad_record"
+    default_help = "Restore the file, or move the VM's folder away if its disk is no longer needed."
+
+
+class CommandFailed(VmError):
+    """A program that was run did not succeed."""
+
+    code = "vm_manager.host.command_failed"
+
+
+class ProgramMissing(Unready):
+    """A program that is needed is not installed."""
+
+    code = "vm_manager.host.program_missing"
+    default_help = "Install it; the role cloudnebula.hypervisor.hypervisor_host does so."
+
+
+class HostError(VmError):
+    """The operating system refused."""
+
+    code = "vm_manager.io"
+    default_help = "Check the path, its permissions and the free space."

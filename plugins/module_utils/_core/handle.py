@@ -1,0 +1,122 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The record that is kept on the host for a virtual machine: its identity and all that was decided for it once.
+
+It is written before the act that it announces, so a killed run leaves a record from which the next one finishes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from .errors import BadRecord
+from .spec import CloudInit, Network, PortRange, VmSpec
+from .state import VmState
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class VmHandle:
+    """One virtual machine as we know it. ``spec`` is complete; ``state`` and ``pid`` are only last known."""
+
+    id: str  # backend tag, dash, UUID
+    name: str
+    backend: str
+    work_dir: str
+    spec: VmSpec
+    state: VmState = VmState.PREPARING
+    overlay_path: str | None = None
+    seed_iso_path: str | None = None
+    private_key_path: str | None = None  # of the key pair that was made for this VM
+    disk_bytes: int | None = None  # the disk's size as it was last made or grown
+    pid: int | None = None
+    qmp_socket: str | None = None
+    console_socket: str | None = None
+    vnc_addr: str | None = None
+    ssh_host_port: int | None = None
+    mac_addr: str | None = None
+    uefi: bool = False
+    accelerator: str | None = None  # what the last start chose
+    accelerator_reason: str | None = None
+    booted: VmSpec | None = None  # the spec that the last start used
+    stopped_by: str | None = None  # how the last run ended: the rung of the ladder that was needed
+
+    @property
+    def uuid(self) -> str:
+        """The UUID that the hypervisor knows the machine by."""
+        return self.id.partition("-")[2]
+
+    @property
+    def vcpus(self) -> int:
+        """Number of virtual CPUs."""
+        return self.spec.vcpus or 1
+
+    @property
+    def memory_mb(self) -> int:
+        """Memory in MiB."""
+        return self.spec.memory_mib or 1024
+
+    @property
+    def disk_gb(self) -> float | None:
+        """Size of the disk in GiB, if it is known."""
+        return None if self.disk_bytes is None else self.disk_bytes / 1024**3
+
+    @property
+    def network(self) -> str:
+        """Type of the first network, or ``none``."""
+        return self.spec.networks[0].type if self.spec.networks else "none"
+
+    def evolve(self, **changes: Any) -> VmHandle:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+
+def dump(handle: VmHandle) -> bytes:
+    """Return the record as it is kept on disk."""
+    data = {"schema": SCHEMA, **asdict(handle), "state": handle.state.value}
+    return (json.dumps(data, indent=2, sort_keys=True) + "\n").encode()
+
+
+def load(raw: bytes, path: str) -> VmHandle:
+    """Read a record that an earlier run left at ``path``; raise ``BadRecord`` if this release cannot."""
+    try:
+        data = json.loads(raw)
+        found = data.pop("schema", None)
+    except (ValueError, AttributeError) as exc:
+        raise BadRecord(f"The record {path} is damaged: {exc}.", path=path) from exc
+    if found != SCHEMA:
+        raise BadRecord(
+            f"The record {path} has schema {found}; this release reads schema {SCHEMA}.",
+            "Use the release of the collection that wrote it, or a newer one.",
+            path=path,
+        )
+    try:
+        known = {f.name for f in fields(VmHandle)}
+        data = {key: value for key, value in data.items() if key in known}
+        booted = data.pop("booted", None)
+        return VmHandle(
+            **{**data, "spec": _spec(data["spec"]), "state": VmState(data["state"])},
+            booted=None if booted is None else _spec(booted),
+        )
+    except (KeyError, TypeError, ValueError) as exc:
+        raise BadRecord(f"The record {path} lacks something: {exc!r}.", path=path) from exc
+
+
+def _spec(data: Mapping[str, Any]) -> VmSpec:
+    values = dict(data)
+    if values.get("networks") is not None:
+        values["networks"] = tuple(Network(**item) for item in values["networks"])
+    if values.get("ssh_port_range") is not None:
+        values["ssh_port_range"] = PortRange(**values["ssh_port_range"])
+    if values.get("cloud_init") is not None:
+        cloud_init = dict(values["cloud_init"])
+        keys = cloud_init.get("ssh_authorized_keys")
+        cloud_init["ssh_authorized_keys"] = None if keys is None else tuple(keys)
+        values["cloud_init"] = CloudInit(**cloud_init)
+    return VmSpec(**values)

@@ -1,0 +1,35 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The names of the files in a virtual machine's folder. What is not listed here is not ours and is never removed."""
+
+from __future__ import annotations
+
+RECORD = "vm.json"
+OVERLAY = "overlay.qcow2"
+SEED = "seed.iso"
+PRIVATE_KEY = "id_ed25519"
+PUBLIC_KEY = "id_ed25519.pub"
+QMP_SOCKET = "qmp.sock"
+DEBUG_SOCKET = (
+    "qmp-debug.sock"  # a second monitor, for people: the first takes one client at a time
+)
+CONSOLE_SOCKET = "console.sock"
+CONSOLE_LOG = "console.log"
+QEMU_LOG = "qemu.log"
+PID_FILE = "qemu.pid"
+ALIVE_LOCK = "alive.lock"
+VNC_PASSWORD = "vnc.password"
+
+_ROTATED = tuple(f"{name}.1" for name in (CONSOLE_LOG, QEMU_LOG))
+_FILES = (
+    *(RECORD, OVERLAY, SEED, PRIVATE_KEY, PUBLIC_KEY, QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET),
+    *(CONSOLE_LOG, QEMU_LOG, PID_FILE, ALIVE_LOCK, VNC_PASSWORD, *_ROTATED),
+)
+_HALF_MADE = tuple(f".{name}.part" for name in (RECORD, OVERLAY, SEED, VNC_PASSWORD, PRIVATE_KEY))
+
+
+def is_ours(name: str) -> bool:
+    """Tell whether the collection makes a file of this name in a machine's folder."""
+    return name in _FILES or name.startswith(_HALF_MADE)

@@ -1,0 +1,248 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From a wish and what is there to the steps between them. Pure: what check mode shows is what a run does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .changes import Effect, check_change, differing, option_name
+from .errors import CannotChange, InvalidSpec, NoImage, Unsupported
+from .features import Features
+from .spec import DEFAULTS, VmSpec
+from .state import Goal, Verb, VmState
+from .vm import Vm, predict_vm, show_options, show_vm
+
+DESTROY_GRACE = 5.0  # seconds that a guest gets to power off before its disk is removed
+
+_PREPARE = (Verb.PREPARE,)
+_START = (Verb.START,)
+_STOP = (Verb.STOP,)
+_SUSPEND = (Verb.SUSPEND,)
+_RESUME = (Verb.RESUME,)
+_DESTROY = (Verb.DESTROY,)
+
+STEPS: Mapping[tuple[VmState, Goal], tuple[Verb, ...]] = {
+    (VmState.DESTROYED, Goal.PRESENT): _PREPARE,
+    (VmState.DESTROYED, Goal.ABSENT): (),
+    (VmState.DESTROYED, Goal.STARTED): _PREPARE + _START,
+    (VmState.DESTROYED, Goal.STOPPED): _PREPARE,
+    (VmState.DESTROYED, Goal.RESTARTED): _PREPARE + _START,
+    (VmState.DESTROYED, Goal.SUSPENDED): _PREPARE + _START + _SUSPEND,
+    (VmState.PREPARING, Goal.PRESENT): _PREPARE,
+    (VmState.PREPARING, Goal.ABSENT): _DESTROY,
+    (VmState.PREPARING, Goal.STARTED): _PREPARE + _START,
+    (VmState.PREPARING, Goal.STOPPED): _PREPARE,
+    (VmState.PREPARING, Goal.RESTARTED): _PREPARE + _START,
+    (VmState.PREPARING, Goal.SUSPENDED): _PREPARE + _START + _SUSPEND,
+    (VmState.PREPARED, Goal.PRESENT): (),
+    (VmState.PREPARED, Goal.ABSENT): _DESTROY,
+    (VmState.PREPARED, Goal.STARTED): _START,
+    (VmState.PREPARED, Goal.STOPPED): (),
+    (VmState.PREPARED, Goal.RESTARTED): _START,
+    (VmState.PREPARED, Goal.SUSPENDED): _START + _SUSPEND,
+    (VmState.RUNNING, Goal.PRESENT): (),
+    (VmState.RUNNING, Goal.ABSENT): _STOP + _DESTROY,
+    (VmState.RUNNING, Goal.STARTED): (),
+    (VmState.RUNNING, Goal.STOPPED): _STOP,
+    (VmState.RUNNING, Goal.RESTARTED): _STOP + _START,
+    (VmState.RUNNING, Goal.SUSPENDED): _SUSPEND,
+    (VmState.SUSPENDED, Goal.PRESENT): (),
+    (VmState.SUSPENDED, Goal.ABSENT): _STOP + _DESTROY,
+    (VmState.SUSPENDED, Goal.STARTED): _RESUME,
+    (VmState.SUSPENDED, Goal.STOPPED): _RESUME + _STOP,
+    (VmState.SUSPENDED, Goal.RESTARTED): _RESUME + _STOP + _START,
+    (VmState.SUSPENDED, Goal.SUSPENDED): (),
+    (VmState.STOPPED, Goal.PRESENT): (),
+    (VmState.STOPPED, Goal.ABSENT): _DESTROY,
+    (VmState.STOPPED, Goal.STARTED): _START,
+    (VmState.STOPPED, Goal.STOPPED): (),
+    (VmState.STOPPED, Goal.RESTARTED): _START,
+    (VmState.STOPPED, Goal.SUSPENDED): _START + _SUSPEND,
+    (VmState.FAILED, Goal.PRESENT): (),
+    (VmState.FAILED, Goal.ABSENT): _STOP + _DESTROY,
+    (VmState.FAILED, Goal.STARTED): _STOP + _START,
+    (VmState.FAILED, Goal.STOPPED): _STOP,
+    (VmState.FAILED, Goal.RESTARTED): _STOP + _START,
+    (VmState.FAILED, Goal.SUSPENDED): _STOP + _START + _SUSPEND,
+}
+
+_LEADS_TO: Mapping[Verb, VmState] = {
+    Verb.START: VmState.RUNNING,
+    Verb.STOP: VmState.STOPPED,
+    Verb.SUSPEND: VmState.SUSPENDED,
+    Verb.RESUME: VmState.RUNNING,
+    Verb.DESTROY: VmState.DESTROYED,
+}
+
+
+@dataclass(frozen=True)
+class Power:
+    """What the task asks of the machine's power: the goal, how patient a stop is (seconds), what to wait for."""
+
+    goal: Goal
+    stop_timeout: float = 30.0
+    force: bool = False
+    wait_for_ssh: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One act. ``timeout`` is what a stop gives the guest, in seconds."""
+
+    verb: Verb
+    timeout: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Before, after and the ordered steps between them."""
+
+    spec: VmSpec
+    steps: tuple[Step, ...]
+    state: VmState  # once the steps are done
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    predicted: Mapping[str, Any]  # the ``vm`` dictionary as it will be
+    restart_required: bool = False
+    restart_reasons: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether anything is to be done."""
+        return bool(self.steps)
+
+    @property
+    def actions(self) -> list[str]:
+        """Return the steps as words, in order."""
+        return [step.verb.value for step in self.steps]
+
+
+def make_plan(wish: VmSpec, power: Power, found: Vm | None, tag: str, features: Features) -> Plan:
+    """Decide what is to be done. Raises when the wish cannot be met, before anything is touched."""
+    spec = replace(_complete(wish, found, power.goal, features), backend=tag)
+    if power.goal is not Goal.ABSENT:
+        _check_features(spec, power.goal, tag, features)
+    if power.wait_for_ssh and not spec.has_user_network:
+        raise InvalidSpec(
+            f"wait_for: the VM '{spec.name}' has no network over which SSH could be reached.",
+            "Leave wait_for out, or give the VM a network of type user.",
+            option="wait_for",
+        )
+    state = found.state if found else VmState.DESTROYED
+    verbs = _verbs(spec, power, found)
+    steps = tuple(Step(verb, _patience(verb, verbs, power)) for verb in verbs)
+    after = _state_after(state, verbs)
+    reasons = _restart_reasons(spec, found, verbs, after)
+    return Plan(
+        spec=spec,
+        steps=steps,
+        state=after,
+        before=show_options(found.handle.spec, tag, state) if found else {},
+        after=show_options(spec, tag, after),
+        predicted=_predict(spec, found, tag, after, bool(reasons)),
+        restart_required=bool(reasons),
+        restart_reasons=reasons,
+    )
+
+
+def _complete(wish: VmSpec, found: Vm | None, goal: Goal, features: Features) -> VmSpec:
+    if found is None:
+        if goal is not Goal.ABSENT and features.needs_image and wish.image is None:
+            raise NoImage(
+                f"There is no VM '{wish.name}', and no image to create it from.", option="image"
+            )
+        return wish.over(DEFAULTS)
+    if goal is Goal.ABSENT:
+        return found.handle.spec
+    handle = found.handle
+    if wish.backend not in (None, handle.backend):
+        raise CannotChange(
+            f"backend: the VM '{wish.name}' was created by the backend {handle.backend}.",
+            option="backend",
+        )
+    spec = wish.over(handle.spec)
+    check_change(handle.spec, spec, handle.disk_bytes, handle.ssh_host_port)
+    return spec
+
+
+def _check_features(spec: VmSpec, goal: Goal, tag: str, features: Features) -> None:
+    for index, network in enumerate(spec.networks or ()):
+        if network.type not in features.network_types:
+            raise _unsupported(f"networks[{index}].type={network.type}", tag)
+    if goal is Goal.SUSPENDED and not features.suspend:
+        raise _unsupported("state=suspended", tag)
+    if spec.vnc and not features.vnc:
+        raise _unsupported("vnc", tag)
+    if spec.accelerator not in (None, "auto", *features.accelerators):
+        raise _unsupported(f"accelerator={spec.accelerator}", tag)
+
+
+def _unsupported(option: str, tag: str) -> Unsupported:
+    return Unsupported(f"{option} is not available on backend {tag}.", option=option)
+
+
+def _verbs(spec: VmSpec, power: Power, found: Vm | None) -> tuple[Verb, ...]:
+    state = found.state if found else VmState.DESTROYED
+    verbs = STEPS[state, power.goal]
+    if found is None or power.goal is Goal.ABSENT:
+        return verbs
+    if state is VmState.FAILED and found.can_go_on and power.goal is Goal.STARTED:
+        verbs = _RESUME
+    if power.force and verbs[:2] == _RESUME + _STOP:
+        verbs = verbs[1:]  # a power cut needs no guest that listens
+    if Verb.PREPARE not in verbs and _needs_update(found.handle.spec, spec):
+        verbs = _insert_update(verbs)
+    return verbs
+
+
+def _needs_update(old: VmSpec, new: VmSpec) -> bool:
+    return any(differing(old, new, effect) for effect in (Effect.AT_ONCE, Effect.NEXT_START))
+
+
+def _insert_update(verbs: tuple[Verb, ...]) -> tuple[Verb, ...]:
+    # Once the process has ended and before it begins anew, so that nothing has to be changed under its feet.
+    cut = verbs.index(Verb.STOP) + 1 if Verb.STOP in verbs else 0
+    return verbs[:cut] + _PREPARE + verbs[cut:]
+
+
+def _patience(verb: Verb, verbs: tuple[Verb, ...], power: Power) -> float:
+    if verb is not Verb.STOP or power.force:
+        return 0.0
+    return min(DESTROY_GRACE, power.stop_timeout) if Verb.DESTROY in verbs else power.stop_timeout
+
+
+def _state_after(state: VmState, verbs: tuple[Verb, ...]) -> VmState:
+    for verb in verbs:
+        if verb is Verb.PREPARE and state in (VmState.DESTROYED, VmState.PREPARING):
+            state = VmState.PREPARED
+        state = _LEADS_TO.get(verb, state)
+    return state
+
+
+def _restart_reasons(
+    spec: VmSpec, found: Vm | None, verbs: tuple[Verb, ...], after: VmState
+) -> tuple[str, ...]:
+    if found is None or Verb.START in verbs or not after.has_process:
+        return ()
+    return tuple(
+        option_name(field) for field in differing(found.handle.booted or found.handle.spec, spec)
+    )
+
+
+def _predict(
+    spec: VmSpec, found: Vm | None, tag: str, after: VmState, restart_required: bool
+) -> Mapping[str, Any]:
+    fresh = predict_vm(spec, tag, after)
+    if found is None or after is VmState.DESTROYED:
+        return fresh
+    shown = {**show_vm(found), "restart_required": restart_required}
+    changed = ("vcpus", "memory_mb", "labels", "description", "state")
+    shown.update({key: fresh[key] for key in changed})
+    if not after.has_process:
+        shown.update(pid=None, ip_address=None, run_state=None, vnc=None)
+    return shown

@@ -1,0 +1,287 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The wish: what a task asks a virtual machine to be. Nothing in it knows a hypervisor.
+
+``None`` means that the user left the option open. Defaults are filled in only when a machine is made
+(:meth:`VmSpec.over` with :data:`DEFAULTS`), so that a later task without the option never reverts it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+from .errors import InvalidMemory, InvalidName, InvalidSpec, InvalidVcpus
+from .sizes import GIB, MIB, parse_size
+
+DEFAULT_USER = "vm"
+MAX_VCPUS = 1024
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_HOSTNAME = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62}))*"
+)
+_USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_CPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=,-]*")
+_MACHINE = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+_KEY_TYPES = ("ssh-", "ecdsa-", "sk-")
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network card and what it is plugged into."""
+
+    type: str = "user"
+
+
+@dataclass(frozen=True)
+class CloudInit:
+    """What cloud-init in the guest is told at its first boot. The three documents may hold secrets."""
+
+    hostname: str | None = None
+    user: str | None = None
+    ssh_authorized_keys: tuple[str, ...] | None = None
+    user_data: str | Mapping[str, Any] | None = None
+    meta_data: str | Mapping[str, Any] | None = None
+    network_config: str | Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class PortRange:
+    """Host ports from ``first`` to ``last``, both included."""
+
+    first: int = 10022
+    last: int = 10122
+
+
+@dataclass(frozen=True)
+class VmSpec:
+    """What the user asked for. Memory counts in MiB, disk sizes in bytes."""
+
+    name: str
+    backend: str | None = None
+    image: str | None = None
+    image_format: str | None = None
+    vcpus: int | None = None
+    memory_mib: int | None = None
+    disk_size: int | None = None
+    networks: tuple[Network, ...] | None = None
+    ssh_port_range: PortRange | None = None
+    cloud_init: CloudInit | None = None
+    accelerator: str | None = None
+    cpu: str | None = None
+    machine: str | None = None
+    vnc: bool | None = None
+    labels: Mapping[str, str] | None = None
+    description: str | None = None
+
+    @property
+    def has_user_network(self) -> bool:
+        """Tell whether the guest's SSH is reached through a forwarded host port."""
+        return any(network.type == "user" for network in self.networks or ())
+
+    @property
+    def login_user(self) -> str:
+        """The account that SSH logs in to."""
+        return (self.cloud_init.user if self.cloud_init else None) or DEFAULT_USER
+
+    def over(self, base: VmSpec) -> VmSpec:
+        """Return this wish with each option that was left open taken from ``base``."""
+        spec = _over(self, base)
+        if self.cloud_init is None or base.cloud_init is None:
+            return spec
+        return replace(spec, cloud_init=_over(self.cloud_init, base.cloud_init))
+
+
+_Options = TypeVar("_Options", CloudInit, VmSpec)
+
+
+def _over(wish: _Options, base: _Options) -> _Options:
+    values = {field.name: getattr(wish, field.name) for field in fields(wish)}
+    return replace(base, **{name: value for name, value in values.items() if value is not None})
+
+
+DEFAULTS = VmSpec(
+    name="",
+    vcpus=1,
+    memory_mib=1024,
+    networks=(Network(),),
+    ssh_port_range=PortRange(),
+    cloud_init=CloudInit(user=DEFAULT_USER),
+    accelerator="auto",
+    vnc=False,
+    labels={},
+    description="",
+)
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if a virtual machine can be called so; raise ``InvalidName`` if not."""
+    if not _NAME.fullmatch(name):
+        shown = name if len(name) <= 80 else f"{name[:77]}..."
+        raise InvalidName(f"name: {shown!r} cannot be the name of a VM.", option="name")
+    return name
+
+
+def spec_from_params(params: Mapping[str, Any]) -> VmSpec:
+    """Build the wish from a task's options; raise ``InvalidSpec`` naming the first option that makes no sense."""
+    return VmSpec(
+        name=check_name(params["name"]),
+        backend=params.get("backend"),
+        image=params.get("image"),
+        image_format=params.get("image_format"),
+        vcpus=_vcpus(params.get("vcpus")),
+        memory_mib=_memory(params.get("memory")),
+        disk_size=_disk_size(params.get("disk_size")),
+        networks=_networks(params.get("networks")),
+        ssh_port_range=_port_range(params.get("ssh_port_range")),
+        cloud_init=_cloud_init(params.get("cloud_init")),
+        accelerator=params.get("accelerator"),
+        cpu=_matching("cpu", _CPU, params.get("cpu")),
+        machine=_matching("machine", _MACHINE, params.get("machine")),
+        vnc=params.get("vnc"),
+        labels=_labels(params.get("labels")),
+        description=params.get("description"),
+    )
+
+
+def _vcpus(value: int | None) -> int | None:
+    if value is not None and not 1 <= value <= MAX_VCPUS:
+        raise InvalidVcpus(f"vcpus: {value} is not between 1 and {MAX_VCPUS}.", option="vcpus")
+    return value
+
+
+def _memory(value: str | int | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        size = parse_size(value, bare_unit=MIB)
+    except ValueError as exc:
+        raise InvalidMemory(f"memory: {exc}.", option="memory") from exc
+    if size < MIB or size % MIB:
+        raise InvalidMemory(
+            f"memory: '{value}' is not a positive whole number of MiB.", option="memory"
+        )
+    return size // MIB
+
+
+def _disk_size(value: str | int | None) -> int | None:
+    if value is None:
+        return None
+    hint = "Give a size with a unit, such as 20GiB; a bare number counts in GiB."
+    try:
+        size = parse_size(value, bare_unit=GIB)
+    except ValueError as exc:
+        raise InvalidSpec(f"disk_size: {exc}.", hint, option="disk_size") from exc
+    if size <= 0 or size % 512:
+        raise InvalidSpec(
+            f"disk_size: '{value}' is not a positive multiple of 512 bytes.",
+            hint,
+            option="disk_size",
+        )
+    return size
+
+
+def _networks(value: list[Mapping[str, Any]] | None) -> tuple[Network, ...] | None:
+    if value is None:
+        return None
+    networks = tuple(Network(type=item["type"]) for item in value)
+    if "none" in (network.type for network in networks) and len(networks) > 1:
+        raise InvalidSpec(
+            "networks: type 'none' stands alone.",
+            "Leave the list empty for no network.",
+            option="networks",
+        )
+    if len(networks) > 1:
+        raise InvalidSpec(
+            "networks: only one network is possible.",
+            "Keep one item of the list.",
+            option="networks[1]",
+        )
+    return tuple(network for network in networks if network.type != "none")
+
+
+def _port_range(value: str | None) -> PortRange | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", value)
+    first, last = (int(number) for number in match.groups()) if match else (0, 0)
+    if not 1024 <= first <= last <= 65535:
+        raise InvalidSpec(
+            f"ssh_port_range: '{value}' is not a range of ports.",
+            "Give two ports from 1024 to 65535 with a dash between them, such as 10022-10122.",
+            option="ssh_port_range",
+        )
+    return PortRange(first, last)
+
+
+def _labels(value: Mapping[str, Any] | None) -> Mapping[str, str] | None:
+    if value is None:
+        return None
+    for key, item in value.items():
+        if isinstance(item, (dict, list)) or item is None:
+            raise InvalidSpec(
+                f"labels.{key}: a label is a single value.",
+                "Give a string.",
+                option=f"labels.{key}",
+            )
+    return {str(key): str(item) for key, item in sorted(value.items())}
+
+
+def _matching(option: str, pattern: re.Pattern[str], value: str | None) -> str | None:
+    if value is not None and not pattern.fullmatch(value):
+        raise InvalidSpec(
+            f"{option}: {value!r} has characters that QEMU does not take there.", option=option
+        )
+    return value
+
+
+def _cloud_init(value: Mapping[str, Any] | None) -> CloudInit | None:
+    if value is None:
+        return None
+    hostname, user = value.get("hostname"), value.get("user")
+    if hostname is not None and not _HOSTNAME.fullmatch(hostname):
+        raise InvalidSpec(
+            f"cloud_init.hostname: {hostname!r} is not a host name.", option="cloud_init.hostname"
+        )
+    if user is not None and not _USER.fullmatch(user):
+        raise InvalidSpec(
+            f"cloud_init.user: {user!r} is not a user name.", option="cloud_init.user"
+        )
+    for document in ("user_data", "meta_data", "network_config"):
+        if not isinstance(value.get(document), (str, dict, type(None))):
+            option = f"cloud_init.{document}"
+            raise InvalidSpec(f"{option}: this is neither text nor a mapping.", option=option)
+    keys = value.get("ssh_authorized_keys")
+    return CloudInit(
+        hostname=hostname,
+        user=user,
+        ssh_authorized_keys=None
+        if keys is None
+        else tuple(_public_key(i, key) for i, key in enumerate(keys)),
+        user_data=value.get("user_data"),
+        meta_data=value.get("meta_data"),
+        network_config=value.get("network_config"),
+    )
+
+
+def _public_key(index: int, line: str) -> str:
+    option = f"cloud_init.ssh_authorized_keys[{index}]"
+    key = line.strip()
+    if "PRIVATE KEY" in key:
+        raise InvalidSpec(
+            f"{option}: this is a private key.",
+            "Give the public half, from the .pub file.",
+            option=option,
+        )
+    if not key.startswith(_KEY_TYPES) or len(key.split()) < 2 or "\n" in key:
+        raise InvalidSpec(
+            f"{option}: this is not an SSH public key.",
+            "Give one line as in a .pub file, such as 'ssh-ed25519 AAAA... me@example.org'.",
+            option=option,
+        )
+    return key

@@ -1,0 +1,194 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A virtual machine as it is found: its record together with what the hypervisor says right now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .changes import differing
+from .handle import VmHandle
+from .layout import CONSOLE_LOG, QEMU_LOG
+from .sizes import show_size
+from .spec import VmSpec
+from .state import VmState
+
+
+@dataclass(frozen=True)
+class ConsoleEndpoint:
+    """Where the serial console is: ``type`` is unix, websocket or none; ``path`` is a socket's path or a URL."""
+
+    type: str = "none"
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class VncEndpoint:
+    """Where the screen is, and the file that holds the password."""
+
+    host: str
+    port: int
+    password_file: str | None = None
+
+
+@dataclass(frozen=True)
+class Vm:
+    """What is there. ``run_state`` is the hypervisor's own word for its state."""
+
+    handle: VmHandle
+    state: VmState
+    run_state: str | None = None
+    pid: int | None = None
+    ip_address: str | None = None
+    console: ConsoleEndpoint = ConsoleEndpoint()
+    vnc: VncEndpoint | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def can_go_on(self) -> bool:
+        """Tell whether a failed guest only waits to be resumed, as after the host's disk was full."""
+        return self.run_state == "io-error"
+
+    @property
+    def restart_required(self) -> bool:
+        """Tell whether the process runs with options that have been changed since."""
+        booted = self.handle.booted
+        return (
+            self.state.has_process
+            and booted is not None
+            and bool(differing(booted, self.handle.spec))
+        )
+
+
+def show_vm(vm: Vm) -> dict[str, Any]:
+    """Return the ``vm`` dictionary that every module returns for a machine. It holds no secret."""
+    handle, spec = vm.handle, vm.handle.spec
+    running = vm.state.has_process
+    return {
+        **_show_identity(handle.name, spec, handle.backend),
+        "id": handle.id,
+        "state": vm.state.value,
+        "run_state": vm.run_state,
+        "disks": _show_disks(handle),
+        "networks": _show_networks(vm),
+        "ip_address": vm.ip_address,
+        "ssh": _show_ssh(handle),
+        "console": {"type": vm.console.type, "path": vm.console.path},
+        "vnc": None if vm.vnc is None else dict(vars(vm.vnc)),
+        "pid": vm.pid,
+        "paths": _show_paths(handle),
+        "accelerator": handle.accelerator if running else None,
+        "accelerator_reason": handle.accelerator_reason if running else None,
+        "stopped_by": None if running else handle.stopped_by,
+        "restart_required": vm.restart_required,
+    }
+
+
+def predict_vm(spec: VmSpec, backend: str, state: VmState) -> dict[str, Any]:
+    """Return the same dictionary for a machine that does not exist yet; what only creation decides is null."""
+    networks: list[dict[str, Any]] = [
+        {"type": net.type, "mac": None, "ip_addresses": []} for net in spec.networks or ()
+    ]
+    return {
+        **_show_identity(spec.name, spec, backend),
+        "id": None,
+        "state": state.value,
+        "run_state": None,
+        "disks": [],
+        "networks": networks,
+        "ip_address": None,
+        "ssh": None,
+        "console": {"type": "none", "path": None},
+        "vnc": None,
+        "pid": None,
+        "paths": None,
+        "accelerator": None,
+        "accelerator_reason": None,
+        "stopped_by": None,
+        "restart_required": False,
+    }
+
+
+def _show_identity(name: str, spec: VmSpec, backend: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "backend": backend,
+        "image": spec.image,
+        "vcpus": spec.vcpus,
+        "memory_mb": spec.memory_mib,
+        "labels": dict(spec.labels or {}),
+        "description": spec.description or "",
+    }
+
+
+def _show_disks(handle: VmHandle) -> list[dict[str, Any]]:
+    if handle.overlay_path is None:
+        return []
+    disk = {
+        "name": "disk0",
+        "path": handle.overlay_path,
+        "format": "qcow2",
+        "size": handle.disk_bytes,
+    }
+    return [{**disk, "image": handle.spec.image}]
+
+
+def _show_networks(vm: Vm) -> list[dict[str, Any]]:
+    addresses = [] if vm.ip_address is None else [vm.ip_address]
+    return [
+        {"type": network.type, "mac": vm.handle.mac_addr, "ip_addresses": addresses}
+        for network in vm.handle.spec.networks or ()
+    ]
+
+
+def _show_ssh(handle: VmHandle) -> dict[str, Any] | None:
+    if handle.ssh_host_port is None:
+        return None
+    return {
+        "host": "127.0.0.1",
+        "port": handle.ssh_host_port,
+        "user": handle.spec.login_user,
+        "private_key_path": handle.private_key_path,
+    }
+
+
+def _show_paths(handle: VmHandle) -> dict[str, Any]:
+    has_logs = handle.console_socket is not None
+    return {
+        "work_dir": handle.work_dir,
+        "qmp_socket": handle.qmp_socket,
+        "console_log": os.path.join(handle.work_dir, CONSOLE_LOG) if has_logs else None,
+        "hypervisor_log": os.path.join(handle.work_dir, QEMU_LOG) if has_logs else None,
+    }
+
+
+def show_options(spec: VmSpec, backend: str, state: VmState) -> Mapping[str, Any]:
+    """Return one side of a diff: the options as they are set, without secrets and without generated values."""
+    if state is VmState.DESTROYED:
+        return {}
+    cloud_init = spec.cloud_init
+    hidden = ("user_data", "meta_data", "network_config")
+    return {
+        **_show_identity(spec.name, spec, backend),
+        "state": state.value,
+        "image_format": spec.image_format,
+        "disk_size": None if spec.disk_size is None else show_size(spec.disk_size),
+        "networks": [dict(vars(network)) for network in spec.networks or ()],
+        "cloud_init": None
+        if cloud_init is None
+        else {
+            "hostname": cloud_init.hostname,
+            "user": cloud_init.user,
+            "ssh_authorized_keys": list(cloud_init.ssh_authorized_keys or ()),
+            **{key: "(hidden)" for key in hidden if getattr(cloud_init, key) is not None},
+        },
+        "accelerator": spec.accelerator,
+        "cpu": spec.cpu,
+        "machine": spec.machine,
+        "vnc": spec.vnc,
+    }

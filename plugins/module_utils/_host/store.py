@@ -1,0 +1,140 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Where the records of virtual machines lie on the host.
+
+``<data_dir>/vms/<name>/`` belongs to one machine, with its record ``vm.json``. Its lock lies beside that folder, so
+that it can outlive it; a folder that is being removed is first renamed, so that the machine is gone in one step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+
+from .._core.errors import BadRecord
+from .._core.handle import VmHandle, dump, load
+from .._core.layout import RECORD, is_ours
+from .._core.spec import check_name
+from .files import doing, make_private_folder, sync, write_atomically
+from .locks import exclusive
+
+
+def default_data_dir() -> str:
+    """Return ``$XDG_DATA_HOME/vmctl``, or ``~/.local/share/vmctl``."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    if not os.path.isabs(base):
+        base = os.path.join(os.path.expanduser("~"), ".local", "share")
+    return os.path.join(base, "vmctl")
+
+
+class Store:
+    """The records below one data folder. Reading never writes; nothing is made before the first record."""
+
+    def __init__(self, data_dir: str) -> None:
+        self.data_dir = os.path.abspath(data_dir)
+        self.folder = os.path.join(self.data_dir, "vms")
+
+    def work_dir(self, name: str) -> str:
+        """Return the folder that belongs to a machine."""
+        return os.path.join(self.folder, name)
+
+    def names(self) -> list[str]:
+        """Return the names of all machines, sorted."""
+        try:
+            entries = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        except OSError as exc:
+            with doing(f"list {self.folder}"):
+                raise exc
+        return sorted(
+            name for name in entries if name[0] != "." and os.path.exists(self._record(name))
+        )
+
+    def load(self, name: str) -> VmHandle | None:
+        """Return a machine's record, or ``None`` if there is no such machine."""
+        path = self._record(name)
+        try:
+            with open(path, "rb") as stream:
+                raw = stream.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as exc:
+            with doing(f"read {path}"):
+                raise exc
+        handle = load(raw, path)
+        if handle.name != name:
+            raise BadRecord(f"The record {path} is that of another VM, '{handle.name}'.", path=path)
+        return handle
+
+    def save(self, handle: VmHandle) -> VmHandle:
+        """Write a machine's record, making its private folder if it has none yet; return the record."""
+        if not os.path.isdir(self.work_dir(handle.name)):
+            make_private_folder(self.data_dir)
+            make_private_folder(self.folder)
+            make_private_folder(self.work_dir(handle.name))
+        write_atomically(self._record(handle.name), dump(handle))
+        return handle
+
+    def forget(self, name: str) -> list[str]:
+        """Remove a machine: its record vanishes in one step, then its files. Return what was kept because it is not ours."""
+        with doing(f"remove {self.work_dir(name)}"):
+            self.sweep(name)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self.work_dir(name), self._trash(name))
+                sync(self.folder)
+            return self.sweep(name)
+
+    def sweep(self, name: str) -> list[str]:
+        """Finish a removal, also one that a killed run began. Files that are not ours move back; return their paths."""
+        trash, kept = self._trash(name), []
+        if not os.path.isdir(trash):
+            return []
+        for entry in sorted(os.listdir(trash)):
+            if not is_ours(entry):
+                os.makedirs(self.work_dir(name), mode=0o700, exist_ok=True)
+                os.rename(os.path.join(trash, entry), os.path.join(self.work_dir(name), entry))
+                kept.append(os.path.join(self.work_dir(name), entry))
+        shutil.rmtree(trash)
+        return kept
+
+    def has_leftovers(self, name: str) -> bool:
+        """Tell whether a killed run left a removal unfinished."""
+        return os.path.isdir(self._trash(name))
+
+    @contextlib.contextmanager
+    def lock(self, name: str, timeout: float) -> Iterator[None]:
+        """Keep other tasks off a machine; raise ``Busy`` if another has it longer than ``timeout`` seconds."""
+        make_private_folder(self.data_dir)
+        make_private_folder(self.folder)
+        path = os.path.join(self.folder, f".{check_name(name)}.lock")
+        with exclusive(path, timeout, f"the VM '{name}'"):
+            try:
+                yield
+            finally:
+                if not os.path.exists(self.work_dir(name)):
+                    with contextlib.suppress(OSError):
+                        os.unlink(path)
+
+    @contextlib.contextmanager
+    def reservations(self, timeout: float = 30.0) -> Iterator[list[VmHandle]]:
+        """Give all records, with no other task reserving a port at the same time."""
+        with exclusive(self.folder, timeout, "the port reservations"):
+            yield list(self._readable())
+
+    def _readable(self) -> Iterator[VmHandle]:
+        for name in self.names():
+            with contextlib.suppress(BadRecord):
+                handle = self.load(name)
+                if handle is not None:
+                    yield handle
+
+    def _record(self, name: str) -> str:
+        return os.path.join(self.work_dir(name), RECORD)
+
+    def _trash(self, name: str) -> str:
+        return os.path.join(self.folder, f".{name}.trash")
