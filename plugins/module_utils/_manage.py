@@ -1,0 +1,168 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Private to this collection: what the modules do. Look, plan, and (unless in check mode) act."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ._core.apply import apply_plan
+from ._core.errors import BadRecord, InvalidSpec, SshFailed, Unready, VmError
+from ._core.hypervisor import Hypervisor
+from ._core.layout import CONSOLE_LOG
+from ._core.plan import Plan, Power, make_plan
+from ._core.spec import VmSpec, check_name, spec_from_params
+from ._core.state import Goal, Verb
+from ._core.vm import Vm, predict_vm, show_vm
+from ._host.store import Store, default_data_dir
+from ._module import Task
+from ._router import RouterHypervisor
+
+
+def manage_vm(task: Task) -> dict[str, Any]:
+    """Bring a machine to what the task asks for."""
+    wish, power = read_wish(task.params)
+    router = _router(task.params)
+    if task.check_mode:
+        return _predict(task, router, wish, power)
+    return _carry_out(task, router, wish, power)
+
+
+def describe_vms(task: Task) -> dict[str, Any]:
+    """Return the machines with the given names, or all; none for a name that no machine has."""
+    router = _router(task.params)
+    names = task.params.get("name")
+    wanted = (
+        router.store.names()
+        if names is None
+        else [check_name(name) for name in dict.fromkeys(names)]
+    )
+    return {"changed": False, "vms": [show_vm(vm) for vm in _observe_all(task, router, wanted)]}
+
+
+def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
+    """Read a task's options; raise ``InvalidSpec`` for what makes no sense."""
+    for option in ("stop_timeout", "wait_timeout"):
+        if params[option] < 0:
+            raise InvalidSpec(
+                f"{option}: {params[option]} is negative.", "Give seconds from 0 on.", option=option
+            )
+    image = params.get("image")
+    spec = spec_from_params({**params, "image": os.path.abspath(image) if image else None})
+    if image == "":
+        raise InvalidSpec(
+            "image: the path is empty.", "Give the path of a disk image.", option="image"
+        )
+    goal = Goal(params["state"])
+    return spec, Power(
+        goal,
+        stop_timeout=float(params["stop_timeout"]),
+        force=bool(params["force"]),
+        wait_for_ssh=goal.ends_running and params["wait_for"] == "ssh",
+    )
+
+
+def _router(params: Mapping[str, Any]) -> RouterHypervisor:
+    return RouterHypervisor(Store(params.get("data_dir") or default_data_dir()))
+
+
+def _decide(
+    router: RouterHypervisor, wish: VmSpec, power: Power
+) -> tuple[Plan, Vm | None, Hypervisor]:
+    found = router.observe(wish.name)
+    hypervisor = router.pick(wish.backend, found.handle if found else None)
+    return make_plan(wish, power, found, hypervisor.tag, hypervisor.features), found, hypervisor
+
+
+def _check(plan: Plan, found: Vm | None, hypervisor: Hypervisor) -> None:
+    if {Verb.PREPARE, Verb.START} & {step.verb for step in plan.steps}:
+        hypervisor.check(plan.spec, found.handle if found else None)
+
+
+def _predict(task: Task, router: RouterHypervisor, wish: VmSpec, power: Power) -> dict[str, Any]:
+    plan, found, hypervisor = _decide(router, wish, power)
+    try:
+        _check(plan, found, hypervisor)
+    except Unready as exc:
+        task.warnings.append(f"This task would fail now, unless an earlier one changes that: {exc}")
+    return _result(task, plan, found, dict(plan.predicted))
+
+
+def _carry_out(task: Task, router: RouterHypervisor, wish: VmSpec, power: Power) -> dict[str, Any]:
+    wait_timeout = float(task.params["wait_timeout"])
+    plan, found, hypervisor = _decide(router, wish, power)
+    _check(plan, found, hypervisor)
+    if plan.changed or router.store.has_leftovers(wish.name):
+        with router.store.lock(wish.name, wait_timeout):
+            router.store.sweep(wish.name)
+            plan, found, hypervisor = _decide(router, wish, power)
+            _check(plan, found, hypervisor)
+            outcome = apply_plan(plan, hypervisor, found.handle if found else None)
+            found = hypervisor.observe(outcome.handle) if outcome.handle else None
+        task.warnings += [
+            f"{path} was not made by this collection and is kept." for path in outcome.kept
+        ]
+    if power.wait_for_ssh and found is not None:
+        _wait_for_ssh(found, wait_timeout)
+    shown = show_vm(found) if found else predict_vm(plan.spec, hypervisor.tag, plan.state)
+    return _result(task, plan, found, shown)
+
+
+def _result(task: Task, plan: Plan, found: Vm | None, shown: dict[str, Any]) -> dict[str, Any]:
+    if plan.restart_required:
+        options = ", ".join(plan.restart_reasons)
+        task.warnings.append(
+            f"The VM '{plan.spec.name}' must be restarted for these options to apply: {options}."
+        )
+    task.warnings += found.warnings if found else ()
+    return {
+        "changed": plan.changed,
+        "actions": plan.actions,
+        "diff": {"before": plan.before, "after": plan.after},
+        "restart_required": plan.restart_required,
+        "vm": shown,
+    }
+
+
+def _wait_for_ssh(vm: Vm, timeout: float) -> None:
+    handle = vm.handle
+    if handle.backend == "noop":
+        return
+    if handle.ssh_host_port is None or vm.ip_address is None:
+        raise SshFailed(f"The VM '{handle.name}' has no network over which SSH could be reached.")
+    from ._guest.readiness import wait_for_ssh
+    from ._host.files import read_tail
+    from ._host.processes import Process
+
+    process = Process.open(vm.pid) if vm.pid else None
+    try:
+        deadline = time.monotonic() + timeout
+        wait_for_ssh(vm.ip_address, handle.ssh_host_port, deadline, process.fd if process else None)
+    except SshFailed as exc:
+        tail = read_tail(os.path.join(handle.work_dir, CONSOLE_LOG), 2000)
+        raise SshFailed(
+            f"The VM '{handle.name}': {exc.message}", exc.help, **exc.details, console=tail
+        ) from exc
+    finally:
+        if process is not None:
+            os.close(process.fd)
+
+
+def _observe_all(task: Task, router: RouterHypervisor, names: list[str]) -> Iterator[Vm]:
+    for name in names:
+        try:
+            vm = router.observe(name)
+        except BadRecord as exc:
+            task.warnings.append(str(exc))
+            continue
+        except VmError as exc:
+            task.warnings.append(f"The VM '{name}' cannot be looked at: {exc}")
+            continue
+        if vm is not None:
+            task.warnings += vm.warnings
+            yield vm

@@ -1,0 +1,107 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A backend without a hypervisor, for testing playbooks: every verb succeeds at once, and the record says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._core.errors import NoGuestAddress
+from .._core.features import Features
+from .._core.handle import VmHandle
+from .._core.spec import PortRange, VmSpec
+from .._core.state import VmState
+from .._core.vm import ConsoleEndpoint, Vm
+from .._guest.identity import new_id, new_mac, preferred_port
+from .._host.ports import LOOPBACK
+from .._host.store import Store
+
+
+class NoopBackend:
+    """The backend ``noop``."""
+
+    tag = "noop"
+    features = Features(
+        suspend=True,
+        vnc=True,
+        network_types=("user",),
+        accelerators=("kvm", "tcg"),
+        needs_image=False,
+    )
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def check(self, spec: VmSpec, found: VmHandle | None) -> None:
+        """Nothing can hinder it."""
+
+    def prepare(self, spec: VmSpec, found: VmHandle | None = None) -> VmHandle:
+        """Write the record. The port is that of the name and not reserved: nobody listens on it."""
+        work_dir = self._store.work_dir(spec.name)
+        handle = found or VmHandle(
+            id=new_id(self.tag), name=spec.name, backend=self.tag, work_dir=work_dir, spec=spec
+        )
+        handle = handle.evolve(spec=spec, disk_bytes=spec.disk_size)
+        if spec.networks and handle.mac_addr is None:
+            ports = spec.ssh_port_range or PortRange()
+            handle = handle.evolve(
+                mac_addr=new_mac(()), ssh_host_port=preferred_port(spec.name, ports)
+            )
+        if handle.state is VmState.PREPARING:
+            handle = handle.evolve(state=VmState.PREPARED)
+        return self._store.save(handle)
+
+    def start(self, vm: VmHandle) -> VmHandle:
+        """Record that it runs."""
+        reason = "The backend noop runs nothing."
+        return self._become(
+            vm.evolve(booted=vm.spec, stopped_by=None, accelerator_reason=reason), VmState.RUNNING
+        )
+
+    def stop(self, vm: VmHandle, timeout: float) -> VmHandle:
+        """Record that it is stopped."""
+        return self._become(
+            vm.evolve(stopped_by="guest" if timeout > 0 else "quit"), VmState.STOPPED
+        )
+
+    def suspend(self, vm: VmHandle) -> VmHandle:
+        """Record that it is suspended."""
+        return self._become(vm, VmState.SUSPENDED)
+
+    def resume(self, vm: VmHandle) -> VmHandle:
+        """Record that it runs again."""
+        return self._become(vm, VmState.RUNNING)
+
+    def destroy(self, vm: VmHandle) -> list[str]:
+        """Remove the record."""
+        return self._store.forget(vm.name)
+
+    def state(self, vm: VmHandle) -> VmState:
+        """Return what the record says."""
+        return vm.state
+
+    def guest_ip(self, vm: VmHandle) -> str:
+        """Return 127.0.0.1 if a machine with a network is recorded as running."""
+        if vm.state.has_process and vm.spec.networks:
+            return LOOPBACK
+        raise NoGuestAddress(f"The VM '{vm.name}' does not run or has no network.")
+
+    def console_endpoint(self, vm: VmHandle) -> ConsoleEndpoint:
+        """Return that there is none."""
+        return ConsoleEndpoint()
+
+    def observe(self, vm: VmHandle) -> Vm:
+        """Return the record."""
+        address = LOOPBACK if vm.state.has_process and vm.spec.networks else None
+        return Vm(vm, vm.state, ip_address=address)
+
+    def _become(self, vm: VmHandle, state: VmState) -> VmHandle:
+        return self._store.save(vm.evolve(state=state))
+
+
+if TYPE_CHECKING:
+    from .._core.hypervisor import Hypervisor
+
+    _conforms: type[Hypervisor] = NoopBackend

@@ -1,0 +1,172 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""QEMU's command line. Pure: everything that has to be probed or opened comes in as a value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .._core.errors import BackendNotAvailable
+from .._core.handle import VmHandle
+from .._core.spec import VmSpec
+
+MACHINES: Mapping[str, str] = {"x86_64": "q35"}
+TB_SIZE_MIB = 64  # QEMU's own default lets the translation cache of an idle guest take several times its memory
+VNC_DISPLAYS = 99
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+
+@dataclass(frozen=True)
+class Descriptors:
+    """Open files that QEMU inherits: three listening sockets and the writing end of the console log's pipe."""
+
+    qmp: int
+    debug: int
+    console: int
+    console_log: int
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a start needs to know besides the record."""
+
+    binary: str
+    accelerator: str
+    cpu: str
+    pid_file: str
+    vnc_password: str | None
+    fds: Descriptors
+
+
+def machine_for(architecture: str) -> str:
+    """Return the default machine type for a host architecture; raise ``BackendNotAvailable`` if there is none."""
+    machine = MACHINES.get(architecture)
+    if machine is None:
+        raise BackendNotAvailable(
+            f"The backend qemu runs on hosts of the architecture {', '.join(MACHINES)}; this one is {architecture}.",
+            "Run the task on another host.",
+        )
+    return machine
+
+
+def build_argv(vm: VmHandle, launch: Launch) -> list[str]:
+    """Return the command that runs ``vm``."""
+    return [
+        launch.binary,
+        *_process(vm, launch),
+        *_board(vm.spec, launch),
+        *_monitors(launch.fds),
+        *_console(launch.fds),
+        *_disks(vm),
+        *_network(vm),
+        *_screen(vm.spec, launch.vnc_password),
+    ]
+
+
+def option(head: str, **properties: str | int | None) -> str:
+    """Return one value in QEMU's comma-separated form: commas inside are doubled, ``None`` is left out."""
+    parts = [head] if head else []
+    for key, value in properties.items():
+        if value is not None:
+            parts.append(f"{key.replace('_', '-')}={str(value).replace(',', ',,')}")
+    return ",".join(parts)
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _process(vm: VmHandle, launch: Launch) -> list[str]:
+    return [
+        *("-name", option("", guest=vm.name, debug_threads="on")),
+        *("-uuid", vm.uuid),
+        *("-pidfile", launch.pid_file),
+        *("-sandbox", SANDBOX),
+        *("-msg", "timestamp=on"),
+        "-nodefaults",
+        "-no-user-config",
+        *("-display", "none"),
+    ]
+
+
+def _board(spec: VmSpec, launch: Launch) -> list[str]:
+    tb_size = TB_SIZE_MIB if launch.accelerator == "tcg" else None
+    return [
+        *("-machine", option(spec.machine or MACHINES["x86_64"])),
+        *("-accel", option(launch.accelerator, tb_size=tb_size)),
+        *("-cpu", launch.cpu),
+        *("-smp", str(spec.vcpus)),
+        *("-m", f"{spec.memory_mib}M"),
+        *("-boot", "strict=on"),
+        *("-device", "virtio-rng-pci"),
+    ]
+
+
+def _monitors(fds: Descriptors) -> list[str]:
+    arguments = []
+    for name, fd in (("qmp", fds.qmp), ("debug", fds.debug)):
+        arguments += ["-chardev", option("socket", id=name, fd=fd, server="on", wait="off")]
+        arguments += ["-mon", option("", chardev=name, mode="control")]
+    return arguments
+
+
+def _console(fds: Descriptors) -> list[str]:
+    log = option("", logfile="/dev/fdset/1", logappend="on")
+    return [
+        *("-add-fd", option("", fd=fds.console_log, set=1)),
+        *(
+            "-chardev",
+            option("socket", id="console", fd=fds.console, server="on", wait="off") + "," + log,
+        ),
+        *("-serial", "chardev:console"),
+    ]
+
+
+def _disks(vm: VmHandle) -> list[str]:
+    spec = vm.spec
+    root = {
+        "driver": "qcow2",
+        "node-name": "disk0",
+        "discard": "unmap",
+        "file": {"driver": "file", "filename": vm.overlay_path, "discard": "unmap"},
+        "backing": _base_image(spec),
+    }
+    arguments = ["-blockdev", _json(root), "-device", "virtio-blk-pci,drive=disk0,bootindex=1"]
+    if vm.seed_iso_path is not None:
+        # Not a CD: the kernels of cloud images often lack AHCI. After the root disk, which some expect to be first.
+        file = {"driver": "file", "filename": vm.seed_iso_path, "read-only": True}
+        seed = {"driver": "raw", "node-name": "seed", "read-only": True, "file": file}
+        arguments += ["-blockdev", _json(seed), "-device", "virtio-blk-pci,drive=seed"]
+    return arguments
+
+
+def _base_image(spec: VmSpec) -> Mapping[str, Any]:
+    # Named here with its format, so that nothing is read from the overlay's header or guessed from the image.
+    file = {"driver": "file", "filename": spec.image, "read-only": True}
+    base = {"driver": spec.image_format, "node-name": "image", "read-only": True, "file": file}
+    return {**base, "backing": None} if spec.image_format == "qcow2" else base
+
+
+def _network(vm: VmHandle) -> list[str]:
+    if not vm.spec.has_user_network:
+        return []
+    forward = f"tcp:127.0.0.1:{vm.ssh_host_port}-:22"
+    return [
+        *("-netdev", option("user", id="net0", hostfwd=forward)),
+        *("-device", option("virtio-net-pci", netdev="net0", mac=vm.mac_addr) + ",romfile="),
+    ]
+
+
+def _screen(spec: VmSpec, password_file: str | None) -> list[str]:
+    if not spec.vnc:
+        return []
+    return [
+        *("-object", option("secret", id="vnc", file=password_file)),
+        *("-vnc", option("127.0.0.1:0", to=VNC_DISPLAYS, password_secret="vnc")),
+        *("-device", "virtio-vga"),
+    ]

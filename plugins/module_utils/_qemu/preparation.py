@@ -1,0 +1,101 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Make the files of a machine, or bring those of an existing one up to its spec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from .._core.errors import ImageNotFound
+from .._core.handle import VmHandle
+from .._core.layout import CONSOLE_SOCKET, OVERLAY, PRIVATE_KEY, QMP_SOCKET, SEED
+from .._core.spec import CloudInit, PortRange, VmSpec
+from .._core.state import VmState
+from .._guest.identity import choose_port, new_id, new_mac
+from .._guest.iso import write_iso
+from .._guest.keys import make_key_pair
+from .._guest.seed import seed_files
+from .._host.store import Store
+from .._image.inspect import check_disk_size, inspect_image
+from .._image.overlay import create_overlay, grow_overlay
+
+
+def needs_key_pair(spec: VmSpec) -> bool:
+    """Tell whether the user gave no keys, so that the machine gets a pair of its own."""
+    return spec.cloud_init is None or spec.cloud_init.ssh_authorized_keys is None
+
+
+def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
+    """Make all files of a machine; ``found`` is what an unfinished run has left. The record comes first."""
+    image = inspect_image(_image_path(spec), spec.image_format)
+    check_disk_size(image, spec.disk_size)
+    spec = replace(spec, image_format=image.format)
+    handle = reserve(found.evolve(spec=spec) if found else _new_handle(spec, store), store)
+    key = None
+    if needs_key_pair(spec):
+        path = os.path.join(handle.work_dir, PRIVATE_KEY)
+        key = make_key_pair(path, comment=f"{spec.login_user}@{spec.name}")
+        handle = handle.evolve(private_key_path=path)
+    seed = os.path.join(handle.work_dir, SEED)
+    write_iso(seed, _seed_files(handle, key))
+    overlay = os.path.join(handle.work_dir, OVERLAY)
+    size = spec.disk_size or image.virtual_size
+    if not os.path.exists(overlay):
+        create_overlay(overlay, image, size)
+    paths = {"overlay_path": overlay, "seed_iso_path": seed}
+    return store.save(handle.evolve(state=VmState.PREPARED, disk_bytes=size, **paths))
+
+
+def update(spec: VmSpec, found: VmHandle, store: Store, running: bool) -> VmHandle:
+    """Record a changed spec; grow the disk now if no process uses it, else at the next start."""
+    handle = reserve(found.evolve(spec=spec), store)
+    return handle if running else grow_disk(handle, store)
+
+
+def grow_disk(handle: VmHandle, store: Store) -> VmHandle:
+    """Make the disk as large as the spec says. No process may use it."""
+    wanted = handle.spec.disk_size
+    if handle.overlay_path is None or wanted is None or wanted == handle.disk_bytes:
+        return handle
+    grow_overlay(handle.overlay_path, wanted)
+    return store.save(handle.evolve(disk_bytes=wanted))
+
+
+def reserve(handle: VmHandle, store: Store) -> VmHandle:
+    """Write the record, with a MAC address and a port reserved if the machine needs and lacks them."""
+    if not handle.spec.networks or (handle.mac_addr and handle.ssh_host_port):
+        return store.save(handle)
+    with store.reservations() as others:
+        if handle.mac_addr is None:
+            handle = handle.evolve(mac_addr=new_mac(others))
+        if handle.spec.has_user_network and handle.ssh_host_port is None:
+            ports = handle.spec.ssh_port_range or PortRange()
+            handle = handle.evolve(ssh_host_port=choose_port(handle.name, ports, others))
+        return store.save(handle)
+
+
+def _new_handle(spec: VmSpec, store: Store) -> VmHandle:
+    work_dir = store.work_dir(spec.name)
+    return VmHandle(
+        id=new_id("qemu"),
+        name=spec.name,
+        backend="qemu",
+        work_dir=work_dir,
+        spec=spec,
+        qmp_socket=os.path.join(work_dir, QMP_SOCKET),
+        console_socket=os.path.join(work_dir, CONSOLE_SOCKET),
+    )
+
+
+def _image_path(spec: VmSpec) -> str:
+    if spec.image is None:
+        raise ImageNotFound(f"The record of the VM '{spec.name}' names no image.", option="image")
+    return spec.image
+
+
+def _seed_files(handle: VmHandle, key: str | None) -> Mapping[str, bytes]:
+    return seed_files(handle.spec.cloud_init or CloudInit(), handle.name, handle.id, key)
