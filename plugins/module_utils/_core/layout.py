@@ -21,11 +21,12 @@ QEMU_LOG = "qemu.log"
 PID_FILE = "qemu.pid"
 ALIVE_LOCK = "alive.lock"
 VNC_PASSWORD = "vnc.password"
+KNOWN_HOSTS = "known_hosts"  # written by SSH when it is told so, as the inventory does
 
 _ROTATED = tuple(f"{name}.1" for name in (CONSOLE_LOG, QEMU_LOG))
 _FILES = (
     *(RECORD, OVERLAY, SEED, PRIVATE_KEY, PUBLIC_KEY, QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET),
-    *(CONSOLE_LOG, QEMU_LOG, PID_FILE, ALIVE_LOCK, VNC_PASSWORD, *_ROTATED),
+    *(CONSOLE_LOG, QEMU_LOG, PID_FILE, ALIVE_LOCK, VNC_PASSWORD, KNOWN_HOSTS, *_ROTATED),
 )
 _HALF_MADE = tuple(f".{name}.part" for name in (RECORD, OVERLAY, SEED, VNC_PASSWORD, PRIVATE_KEY))
 

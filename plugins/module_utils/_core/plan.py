@@ -144,7 +144,7 @@ def make_plan(wish: VmSpec, power: Power, found: Vm | None, tag: str, features: 
         state=after,
         before=show_options(found.handle.spec, tag, state) if found else {},
         after=show_options(spec, tag, after),
-        predicted=_predict(spec, found, tag, after, bool(reasons)),
+        predicted=_predict(spec, found, tag, verbs, after),
         restart_required=bool(reasons),
         restart_reasons=reasons,
     )
@@ -235,14 +235,15 @@ def _restart_reasons(
 
 
 def _predict(
-    spec: VmSpec, found: Vm | None, tag: str, after: VmState, restart_required: bool
+    spec: VmSpec, found: Vm | None, tag: str, verbs: tuple[Verb, ...], after: VmState
 ) -> Mapping[str, Any]:
-    fresh = predict_vm(spec, tag, after)
     if found is None or after is VmState.DESTROYED:
-        return fresh
-    shown = {**show_vm(found), "restart_required": restart_required}
-    changed = ("vcpus", "memory_mb", "labels", "description", "state")
-    shown.update({key: fresh[key] for key in changed})
-    if not after.has_process:
-        shown.update(pid=None, ip_address=None, run_state=None, vnc=None)
-    return shown
+        return predict_vm(spec, tag, after)
+    handle = found.handle.evolve(spec=spec, booted=found.handle.booted or found.handle.spec)
+    if Verb.START in verbs:
+        handle = handle.evolve(booted=spec)
+    if not {Verb.STOP, Verb.START}.isdisjoint(verbs):  # what the next process is like, nobody knows
+        handle = handle.evolve(accelerator=None, accelerator_reason=None, stopped_by=None)
+        return show_vm(Vm(handle, after))
+    kept_state = found.run_state if after is found.state else None
+    return show_vm(replace(found, handle=handle, state=after, run_state=kept_state))

@@ -13,7 +13,10 @@ MIB = 1024**2
 GIB = 1024**3
 
 _FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024**4}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT]?)(?:i?B)?)", re.IGNORECASE)
+# No more digits than anyone needs: Python takes time that grows with their square.
+_SIZE = re.compile(
+    r"([0-9]{1,20})(?:\.([0-9]{1,20}))?\s*([KMGT]?(?:i?B)?)", re.IGNORECASE | re.ASCII
+)
 
 
 def parse_size(text: str | int, bare_unit: int) -> int:
@@ -25,12 +28,12 @@ def parse_size(text: str | int, bare_unit: int) -> int:
     match = _SIZE.fullmatch(str(text).strip())
     if match is None:
         raise ValueError(f"'{text}' is not a size")
-    number, unit = match.groups()
-    bare = not str(text).strip()[len(number) :].strip()
-    size = float(number) * (bare_unit if bare else _FACTORS[unit.upper()])
-    if size != int(size):
+    whole, fraction, unit = match.group(1), match.group(2) or "", match.group(3).upper()
+    factor = _FACTORS[unit.rstrip("IB")] if unit else bare_unit
+    size, rest = divmod(int(whole + fraction) * factor, 10 ** len(fraction))
+    if rest:
         raise ValueError(f"'{text}' is not a whole number of bytes")
-    return int(size)
+    return size
 
 
 def show_size(size: int) -> str:

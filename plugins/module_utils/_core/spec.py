@@ -22,13 +22,14 @@ DEFAULT_USER = "vm"
 MAX_VCPUS = 1024
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_HOSTNAME = re.compile(
-    r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62}))*"
-)
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_HOSTNAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _CPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=,-]*")
 _MACHINE = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-_KEY_TYPES = ("ssh-", "ecdsa-", "sk-")
+_PUBLIC_KEY = re.compile(
+    r"(?:ssh|ecdsa|sk)-[!-~]+[ \t]+AAAA[A-Za-z0-9+/]*={0,3}(?:[ \t][^\x00-\x08\x0a-\x1f\x7f]*)?"
+)
 
 
 @dataclass(frozen=True)
@@ -278,7 +279,7 @@ def _public_key(index: int, line: str) -> str:
             "Give the public half, from the .pub file.",
             option=option,
         )
-    if not key.startswith(_KEY_TYPES) or len(key.split()) < 2 or "\n" in key:
+    if not _PUBLIC_KEY.fullmatch(key):
         raise InvalidSpec(
             f"{option}: this is not an SSH public key.",
             "Give one line as in a .pub file, such as 'ssh-ed25519 AAAA... me@example.org'.",

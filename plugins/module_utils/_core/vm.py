@@ -77,7 +77,7 @@ def show_vm(vm: Vm) -> dict[str, Any]:
         "disks": _show_disks(handle),
         "networks": _show_networks(vm),
         "ip_address": vm.ip_address,
-        "ssh": _show_ssh(handle),
+        "ssh": _show_ssh(vm),
         "console": {"type": vm.console.type, "path": vm.console.path},
         "vnc": None if vm.vnc is None else dict(vars(vm.vnc)),
         "pid": vm.pid,
@@ -146,8 +146,10 @@ def _show_networks(vm: Vm) -> list[dict[str, Any]]:
     ]
 
 
-def _show_ssh(handle: VmHandle) -> dict[str, Any] | None:
-    if handle.ssh_host_port is None:
+def _show_ssh(vm: Vm) -> dict[str, Any] | None:
+    handle = vm.handle
+    spec = handle.booted if vm.state.has_process and handle.booted else handle.spec
+    if handle.ssh_host_port is None or not spec.has_user_network:
         return None
     return {
         "host": "127.0.0.1",

@@ -20,6 +20,9 @@ from .._host.files import doing, write_atomically
 LABEL = "cidata"
 PYCDLIB = "pycdlib"
 PROGRAMS = ("xorriso", "genisoimage", "mkisofs")
+# Busybox and others look for a file system of any kind up to here, and give up at the end of a smaller disk before
+# they come to ISO 9660. The programs add this much by themselves.
+_PADDING = 150 * 2048
 
 
 def available_tool() -> str | None:
@@ -77,7 +80,7 @@ def _made_by_pycdlib(files: Mapping[str, bytes], label: str) -> bytes | None:
         disc.close()
     except PyCdlibException as exc:
         raise SeedFailed(f"pycdlib could not make the seed: {exc}.", tool=PYCDLIB) from exc
-    return image.getvalue()
+    return image.getvalue() + bytes(_PADDING)
 
 
 def _made_by_program(tool: str, path: str, files: Mapping[str, bytes], label: str) -> bytes:

@@ -66,8 +66,9 @@ def _derive(path: str) -> str | None:
     try:
         public = _ssh_keygen(path, "-y", "-P", "", "-f", path).strip()
     except KeygenFailed as exc:
-        if "status" not in exc.details:  # it did not judge the key
-            raise
+        status = exc.details.get("status")
+        if not isinstance(status, int) or status < 0:
+            raise  # missing, too slow or killed: that says nothing about the key
         return None
     return public if _is_public_key(public) else None
 

@@ -64,7 +64,6 @@ class JsonLines:
 
     def receive(self, deadline: Deadline) -> dict[str, Any]:
         """Return the next object; raise ``TimeoutError``, ``ConnectionError`` at the end, ``NotProtocol``."""
-        deadline.left()
         while (end := self._input.find(b"\n", self._searched)) < 0:
             self._searched = len(self._input)
             if self._searched > LINE_LIMIT:

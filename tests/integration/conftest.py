@@ -1,0 +1,221 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the tests with real QEMU share: the module as a process, playbooks, a guest image, and a clean host afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COLLECTIONS = ROOT / ".venv" / "collections"
+LOCALHOST = ROOT / "tests" / "localhost.yml"
+CACHE = ROOT / "tests" / "output"
+MODULES = "ansible_collections.cloudnebula.hypervisor.plugins.modules"
+BIN = Path(sys.executable).parent
+
+ENVIRONMENT = {
+    **os.environ,
+    "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
+    "ANSIBLE_CONFIG": str(ROOT / "tests" / "ansible.cfg"),
+    "PYTHONPATH": str(COLLECTIONS),
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+}
+
+
+@dataclass
+class Hypervisor:
+    """A data folder of its own, and the modules as Ansible would run them, with a little less around them."""
+
+    data_dir: Path
+    defaults: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=lambda: dict(ENVIRONMENT))
+
+    def begin(self, module: str, **options: Any) -> subprocess.Popen:
+        """Start a module as a process and return at once."""
+        check, diff = options.pop("check", False), options.pop("diff", True)
+        arguments = {"data_dir": str(self.data_dir), **options}
+        arguments |= {"_ansible_check_mode": check, "_ansible_diff": diff}
+        task = subprocess.Popen(
+            [sys.executable, "-m", f"{MODULES}.{module}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environment,
+            text=True,
+        )
+        task.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}))
+        task.stdin.close()
+        task.stdin = None
+        return task
+
+    @staticmethod
+    def end(task: subprocess.Popen, timeout: float = 120) -> dict[str, Any]:
+        """Return the result of a module that was started."""
+        stdout, stderr = task.communicate(timeout=timeout)
+        assert stdout, stderr
+        result = json.loads(stdout)
+        # Newer releases of Ansible wrap a warning in a structure that older ones do not know.
+        result["warnings"] = [w if isinstance(w, str) else w["event"]["msg"] for w in result.get("warnings", [])]
+        return result
+
+    def run(self, module: str, **options: Any) -> dict[str, Any]:
+        """Run a module to its end, whatever its result."""
+        return self.end(self.begin(module, **options))
+
+    def vm(self, name: str = "vm1", **options: Any) -> dict[str, Any]:
+        """Run the module ``vm`` and expect success."""
+        options = {**self.defaults, "name": name, **options}
+        if options.get("state") == "absent" or self.record(name).exists():
+            options = {key: value for key, value in options.items() if key not in self.defaults}
+        result = self.run("vm", **options)
+        assert "failed" not in result, result
+        return result
+
+    def refuse(self, name: str = "vm1", **options: Any) -> dict[str, Any]:
+        """Run the module ``vm`` and expect it to fail with an error of ours."""
+        result = self.run("vm", **{"name": name, **options})
+        assert result.get("failed"), result
+        assert "Traceback" not in json.dumps(result)
+        assert result["error"]["code"].startswith("vm_manager."), result
+        return result
+
+    def info(self, *names: str) -> list[dict[str, Any]]:
+        """Return what ``vm_info`` shows."""
+        result = self.run("vm_info", **({"name": list(names)} if names else {}))
+        assert "failed" not in result, result
+        return result["vms"]
+
+    def state(self, name: str = "vm1") -> str | None:
+        """Return a machine's state, or ``None`` if there is no such machine."""
+        return next((vm["state"] for vm in self.info(name)), None)
+
+    def folder(self, name: str = "vm1") -> Path:
+        """Return a machine's folder."""
+        return self.data_dir / "vms" / name
+
+    def record(self, name: str = "vm1") -> Path:
+        """Return the path of a machine's record."""
+        return self.folder(name) / "vm.json"
+
+    def files(self) -> list[str]:
+        """Return all files below the data folder; the empty folders that hold machines do not count."""
+        return sorted(str(path.relative_to(self.data_dir)) for path in self.data_dir.rglob("*") if not path.is_dir())
+
+    def processes(self) -> dict[int, str]:
+        """Return the processes whose command line names the data folder."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and int(entry.name) != os.getpid():
+                command = command_line(int(entry.name))
+                if f"{self.data_dir}/" in command and MODULES not in command:
+                    found[int(entry.name)] = command
+        return found
+
+
+def command_line(pid: int) -> str:
+    """Return the command line of a process; nothing for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def ansible(*arguments: str, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    """Run one of Ansible's programs with the collection of this tree."""
+    program = str(BIN / arguments[0])
+    done = subprocess.run(
+        [program, *arguments[1:]],
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        timeout=400,
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def play(path: Path, *arguments: str, **variables: Any) -> subprocess.CompletedProcess:
+    """Run a playbook on this host with extra variables."""
+    extra = json.dumps(variables)
+    return ansible("ansible-playbook", "-i", str(LOCALHOST), str(path), "-e", extra, *arguments)
+
+
+@pytest.fixture
+def hypervisor(tmp_path):
+    """A hypervisor with no machines; all that a test leaves is removed, by force if need be."""
+    subject = Hypervisor(tmp_path / "data")
+    yield subject
+    clean_up(subject)
+
+
+def clean_up(subject: Hypervisor) -> None:
+    """Remove all machines; what still runs then is ended, and counts as a failure of the test."""
+    results = [subject.run("vm", name=vm["name"], state="absent", force=True) for vm in subject.info()]
+    left = subject.processes()
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not [result for result in results if result.get("failed")]
+    assert not {pid: command for pid, command in left.items() if "qemu-system" in command}
+
+
+@pytest.fixture
+def idle(hypervisor, tmp_path):
+    """A hypervisor whose machines boot nothing: a disk that halts the processor, ready in a moment."""
+    image = tmp_path / "halt.raw"
+    boot_sector = bytes([0xF4, 0xEB, 0xFD]) + bytes(507) + b"\x55\xaa"  # hlt; jmp to it
+    image.write_bytes(boot_sector + bytes(1024 * 1024 - len(boot_sector)))
+    before = sha256(image)
+    hypervisor.defaults = {"image": str(image), "memory": "64"}
+    yield hypervisor
+    assert sha256(image) == before
+
+
+@pytest.fixture(scope="session")
+def smoke_image():
+    """The small guest that the role guest_image builds; kept between runs of the tests."""
+    folder = CACHE / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    done = play(ROOT / "tests" / "integration" / "stories" / "smoke_image.yml", folder=str(folder))
+    path = Path(re.search(r"smoke_image=(\S+?)\"?$", done.stdout, re.MULTILINE).group(1))
+    before = sha256(path)
+    yield path
+    assert sha256(path) == before, "a test wrote to the base image"
+
+
+@pytest.fixture
+def guests(hypervisor, smoke_image):
+    """A hypervisor whose machines are smoke guests."""
+    hypervisor.defaults = {"image": str(smoke_image), "memory": "192"}
+    return hypervisor
+
+
+def in_guest(vm: dict[str, Any], command: str) -> str:
+    """Run a command in a guest over SSH and return what it printed."""
+    ssh = vm["ssh"]
+    known_hosts = f"UserKnownHostsFile={vm['paths']['work_dir']}/known_hosts"
+    options = ["-o", known_hosts, "-o", "StrictHostKeyChecking=accept-new", "-o", "BatchMode=yes", "-F", "none"]
+    address = [*("-p", str(ssh["port"])), *("-i", ssh["private_key_path"]), f"{ssh['user']}@{ssh['host']}"]
+    done = subprocess.run(
+        [shutil.which("ssh"), *options, *address, command], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,356 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Killed runs, killed machines, two tasks at once, hung monitors: the next run ends in the state that was asked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from conftest import in_guest, sha256
+
+
+def kill(pid, signum=signal.SIGKILL):
+    """Send a signal to a process that this test started."""
+    os.kill(pid, signum)
+
+
+def wait_until(condition, seconds=10):
+    """Wait for what another process does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_started_again_while_it_runs(idle):
+    """A second start must not take the sockets away from a machine that runs."""
+    first = idle.vm()["vm"]
+
+    again = idle.vm()
+
+    assert not again["changed"]
+    assert again["vm"]["pid"] == first["pid"]
+    assert idle.vm(state="suspended")["vm"]["state"] == "suspended"  # the monitor still answers
+    assert idle.vm(state="started")["vm"]["pid"] == first["pid"]
+
+
+def test_started_while_it_is_suspended(idle):
+    first = idle.vm()["vm"]
+    idle.vm(state="suspended")
+
+    result = idle.vm()
+
+    assert result["actions"] == ["resume"]
+    assert result["vm"]["pid"] == first["pid"]
+    assert (result["vm"]["state"], result["vm"]["run_state"]) == ("running", "running")
+
+
+def test_killed_qemu(idle):
+    pid = idle.vm()["vm"]["pid"]
+    kill(pid)
+    wait_until(lambda: idle.state() == "stopped")
+
+    result = idle.vm()
+
+    assert result["actions"] == ["start"]
+    assert result["vm"]["pid"] != pid
+    assert idle.state() == "running"
+
+
+def test_process_number_that_another_process_has(idle):
+    """A stranger with the number of our QEMU is neither taken for it nor touched."""
+    kill(idle.vm()["vm"]["pid"])
+    wait_until(lambda: idle.state() == "stopped")
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        (idle.folder() / "qemu.pid").write_text(f"{stranger.pid}\n")
+        record = json.loads(idle.record().read_text())
+        idle.record().write_text(json.dumps({**record, "pid": stranger.pid, "state": "running"}))
+
+        assert idle.state() == "stopped"
+        idle.vm(state="stopped", force=True)
+        idle.vm(state="absent", force=True)
+
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_task_killed_anywhere_while_it_creates(idle, seed):
+    """Killed at any moment of prepare and start; what is left is finished by the next run, in the same identity."""
+    begun = time.monotonic()
+    idle.vm("probe")
+    whole = time.monotonic() - begun
+    idle.vm("probe", state="absent", force=True)
+    moment = whole * (0.25 + 0.75 * random.Random(seed).random())
+
+    task = idle.begin("vm", name="vm1", **idle.defaults)
+    time.sleep(moment)
+    task.kill()
+    task.communicate()
+    result = idle.vm()
+
+    assert result["vm"]["state"] == "running"
+    assert len([command for command in idle.processes().values() if "qemu-system" in command]) == 1
+    assert not [name for name in os.listdir(idle.folder()) if name.endswith(".part")]
+    subprocess.run(["qemu-img", "check", "-q", "-U", idle.folder() / "overlay.qcow2"], check=True)
+    idle.vm(state="absent", force=True)
+    assert idle.files() == []
+
+
+@pytest.mark.parametrize("step", ["vm.json", "id_ed25519", "seed.iso", "overlay.qcow2", "qmp.sock", "qemu.pid"])
+def test_task_killed_after_each_file(idle, step):
+    task = idle.begin("vm", name="vm1", **idle.defaults)
+    wait_until((idle.folder() / step).exists)
+    task.kill()
+    task.communicate()
+
+    assert idle.vm()["vm"]["state"] == "running"
+    assert len([command for command in idle.processes().values() if "qemu-system" in command]) == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_task_killed_while_it_removes(idle, seed):
+    idle.vm()
+    task = idle.begin("vm", name="vm1", state="absent", force=True)
+    time.sleep(0.15 + 0.05 * seed)
+    task.kill()
+    task.communicate()
+
+    idle.vm(state="absent", force=True)
+
+    assert idle.files() == []
+    assert not [command for command in idle.processes().values() if "qemu-system" in command]
+
+
+def test_removal_that_was_cut_off_is_finished(idle):
+    idle.vm(state="present")
+    (idle.data_dir / "vms" / "vm1").rename(idle.data_dir / "vms" / ".vm1.trash")
+
+    result = idle.vm(state="absent")
+
+    assert not result["changed"]
+    assert idle.files() == []
+
+
+@pytest.mark.parametrize("state", ["present", "started", "stopped"])
+def test_two_tasks_at_the_same_moment(idle, state):
+    options = {"name": "vm1", "state": state, **idle.defaults}
+    tasks = [idle.begin("vm", **options) for dummy in range(3)]
+
+    results = [idle.end(task) for task in tasks]
+
+    assert [result.get("msg") for result in results] == [None] * 3
+    assert sorted(result["changed"] for result in results) == [False, False, True]
+    assert len({result["vm"]["id"] for result in results}) == 1
+    assert len({result["vm"]["state"] for result in results}) == 1
+
+
+def test_start_and_removal_at_the_same_moment(idle):
+    """Whichever comes first, the host is left in a state that one of them asked for."""
+    idle.vm(state="present")
+    tasks = [idle.begin("vm", name="vm1", **idle.defaults), idle.begin("vm", name="vm1", state="absent", force=True)]
+
+    for task in tasks:
+        assert "msg" not in idle.end(task)
+
+    running = [command for command in idle.processes().values() if "qemu-system" in command]
+    assert (idle.state(), len(running)) in ((None, 0), ("running", 1))
+
+
+def test_many_machines_at_once_get_ports_and_addresses_of_their_own(idle):
+    tasks = [idle.begin("vm", name=f"vm{n}", ssh_port_range="20022-20029", **idle.defaults) for n in range(8)]
+    machines = [idle.end(task)["vm"] for task in tasks]
+
+    assert {vm["ssh"]["port"] for vm in machines} == set(range(20022, 20030))
+    assert len({vm["networks"][0]["mac"] for vm in machines}) == 8
+    ninth = idle.refuse("vm9", ssh_port_range="20022-20029", **idle.defaults)
+    assert ninth["error"]["code"] == "vm_manager.network.port_unavailable"
+    assert idle.state("vm9") is None
+
+
+def test_port_of_a_stranger_is_passed_over(idle):
+    port = idle.vm(state="present")["vm"]["ssh"]["port"]
+    idle.vm(state="absent")
+    with socket.create_server(("127.0.0.1", port)):
+        assert idle.vm(state="present")["vm"]["ssh"]["port"] == port + 1
+
+
+def test_stranger_on_the_port_of_a_machine(idle):
+    vm = idle.vm(state="present")["vm"]
+    with socket.create_server(("127.0.0.1", vm["ssh"]["port"])):
+        result = idle.refuse()
+    assert result["error"]["code"] == "vm_manager.network.port_unavailable"
+    assert str(vm["ssh"]["port"]) in result["msg"]
+    assert idle.vm()["vm"]["ssh"] == vm["ssh"]
+
+
+def test_guest_that_ignores_the_button(idle):
+    idle.vm()
+
+    begun = time.monotonic()
+    result = idle.vm(state="stopped", stop_timeout=1)
+
+    assert result["vm"]["stopped_by"] == "sigterm"
+    assert time.monotonic() - begun < 5
+    assert idle.state() == "stopped"
+
+
+def test_qemu_that_hangs_is_killed(idle):
+    pid = idle.vm()["vm"]["pid"]
+    kill(pid, signal.SIGSTOP)
+
+    result = idle.vm(state="stopped", stop_timeout=1)
+
+    assert result["vm"]["stopped_by"] == "sigkill"
+    assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
+
+
+def test_stop_returns_at_once_when_the_process_ends(idle):
+    """The wait is for the process itself: its end is noticed within 50 ms, which a poll would not do."""
+    from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.identity import find_process
+
+    vm = idle.vm()["vm"]
+    late = subprocess.Popen(["sh", "-c", f"sleep 1; date +%s.%N; kill -9 {vm['pid']}"], stdout=subprocess.PIPE)
+    with find_process(str(idle.folder())) as process:
+        assert process.pid == vm["pid"]
+        assert process.wait(20)
+        ended = time.time()
+    assert ended - float(late.communicate()[0]) < 0.05
+
+
+def test_monitor_that_another_client_holds(idle):
+    vm = idle.vm()["vm"]
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(vm["paths"]["qmp_socket"])
+        other.recv(4096)
+
+        begun = time.monotonic()
+        result = idle.run("vm_info", name=["vm1"])
+
+        assert time.monotonic() - begun < 6
+        assert result["vms"][0]["state"] == "running"
+        assert "uncertain" in result["warnings"][0]
+    assert idle.info("vm1")[0]["run_state"] == "running"
+
+
+def test_monitor_that_hangs_costs_bounded_time(idle):
+    pid = idle.vm()["vm"]["pid"]
+    kill(pid, signal.SIGSTOP)
+
+    begun = time.monotonic()
+    result = idle.run("vm_info")
+
+    assert time.monotonic() - begun < 6
+    assert result["vms"][0]["pid"] == pid
+    assert "uncertain" in result["warnings"][0]
+    kill(pid, signal.SIGCONT)
+
+
+def test_qemu_that_dies_at_its_start_is_quoted(idle):
+    idle.vm(state="present")
+    disk = idle.folder() / "overlay.qcow2"
+    disk.write_bytes(b"no disk any more")
+
+    result = idle.refuse()
+
+    assert result["error"]["code"] == "vm_manager.qemu.spawn_failed"
+    assert "not in qcow2 format" in result["msg"]
+    assert "-sandbox" in result["error"]["details"]["command"]
+    assert idle.state() == "prepared" or idle.state() == "stopped"
+    assert idle.processes() == {}
+
+
+def test_ssh_that_never_answers(idle):
+    begun = time.monotonic()
+
+    result = idle.refuse(**idle.defaults, wait_for="ssh", wait_timeout=2)
+
+    assert 2 <= time.monotonic() - begun < 8
+    assert result["error"]["code"] == "vm_manager.ssh.failed"
+    assert "console" in result["error"]["details"]
+    assert idle.state() == "running"
+
+
+def test_machine_that_dies_while_ssh_is_waited_for(idle):
+    task = idle.begin("vm", name="vm1", **idle.defaults, wait_for="ssh", wait_timeout=60)
+    wait_until(lambda: idle.record().exists() and '"running"' in idle.record().read_text())
+    kill(json.loads(idle.record().read_text())["pid"])
+
+    begun = time.monotonic()
+    result = idle.end(task)
+
+    assert time.monotonic() - begun < 5
+    assert result["error"]["code"] == "vm_manager.ssh.failed"
+    assert "ended" in result["msg"]
+
+
+def test_file_of_somebody_else_is_kept(idle):
+    idle.vm(state="present")
+    (idle.folder() / "thesis.txt").write_text("years of work")
+
+    result = idle.vm(state="absent")
+
+    assert (idle.folder() / "thesis.txt").read_text() == "years of work"
+    assert "thesis.txt" in result["warnings"][0]
+    assert idle.state() is None
+    assert idle.vm(**idle.defaults, state="present")["changed"]
+
+
+def test_record_of_a_newer_release(idle):
+    idle.vm(state="present")
+    record = json.loads(idle.record().read_text())
+    idle.record().write_text(json.dumps({**record, "schema": 99}))
+
+    result = idle.refuse()
+
+    assert result["error"]["code"] == "vm_manager.vm.bad_record"
+    assert "schema 99" in result["msg"]
+    assert "schema 99" in idle.run("vm_info")["warnings"][0]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small file system")
+def test_full_disk_halts_the_guest_which_goes_on_when_there_is_room(guests, tmp_path):
+    """QEMU halts a guest that cannot write (io-error). It is shown as failed, and goes on where it stood."""
+    guests.data_dir = tmp_path / "small" / "data"
+    guests.data_dir.parent.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(guests.data_dir.parent)]
+    subprocess.run(mount, check=True)
+    try:
+        vm = guests.vm(wait_for="ssh")["vm"]
+        writing = subprocess.Popen(
+            ["ssh", "-F", "none", "-oBatchMode=yes", "-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null"]
+            + ["-p", str(vm["ssh"]["port"]), "-i", vm["ssh"]["private_key_path"], "vm@127.0.0.1"]
+            + ["dd if=/dev/urandom of=big bs=1M count=16 && sync && echo written"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        wait_until(lambda: guests.state() == "failed", seconds=60)
+        assert guests.info("vm1")[0]["run_state"] == "io-error"
+
+        subprocess.run(["mount", "-o", "remount,size=64m", guests.data_dir.parent], check=True)
+        result = guests.vm()
+
+        assert result["actions"] == ["resume"]
+        assert result["vm"]["pid"] == vm["pid"]
+        assert "written" in writing.communicate(timeout=60)[0]
+        guests.vm(state="absent", force=True)
+    finally:
+        subprocess.run(["umount", guests.data_dir.parent], check=True)
+
+
+def test_base_image_is_never_written(guests, smoke_image):
+    before = sha256(smoke_image)
+    vm = guests.vm(wait_for="ssh")["vm"]
+    in_guest(vm, "dd if=/dev/urandom of=big bs=1M count=4; sync")
+    guests.vm(state="stopped", force=True)
+    assert sha256(smoke_image) == before

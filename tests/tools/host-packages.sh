@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# host-packages.sh SET...: sees to it that the host has the programs of each SET. What is there already is taken as it
+# is, wherever it came from; the rest comes from apt-get (as root on a Debian-family host) or is named.
+set -euo pipefail
+. "$(dirname "$0")/common.sh"
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+# set, Debian package, the program or file that proves it is there
+TABLE='
+run    qemu-system-x86  qemu-system-x86_64
+run    qemu-utils       qemu-img
+run    openssh-client   ssh
+test   genisoimage      genisoimage
+test   xorriso          xorriso
+test   iproute2         ip
+test   procps           ps
+guest  syslinux         syslinux
+guest  syslinux-common  /usr/lib/syslinux/mbr/mbr.bin
+guest  mtools           mcopy
+guest  dosfstools       mkfs.vfat
+guest  fdisk            sfdisk
+guest  e2fsprogs        mkfs.ext4
+guest  kmod             depmod
+guest  cpio             cpio
+make   make             make
+lint   shellcheck       shellcheck
+'
+
+present() { case $1 in /*) [ -e "$1" ] ;; *) command -v "$1" >/dev/null ;; esac; }
+
+packages=() proofs=()
+while read -r set package proof; do
+  case " $* " in *" $set "*) ;; *) continue ;; esac
+  present "$proof" && continue
+  packages+=("$package")
+  proofs+=("$proof")
+done <<<"$(grep . <<<"$TABLE")"
+[ ${#packages[@]} -gt 0 ] || exit 0
+
+if can_apt; then
+  say "Installing with apt-get, for $*: ${packages[*]}"
+  apt_install "${packages[@]}" || die "apt-get could not install the packages (its output is above)"
+  exit 0
+fi
+say "error: this host lacks: ${proofs[*]}"
+if command -v apt-get >/dev/null; then
+  say "Install them, then try again: sudo apt-get install --no-install-recommends ${packages[*]}"
+else
+  say "Install them, then try again. Debian's packages are called: ${packages[*]}"
+fi
+exit 1

@@ -1,0 +1,79 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Machines to test with: one with every option set, and records in every state."""
+
+from __future__ import annotations
+
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.handle import VmHandle
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
+    DEFAULTS,
+    CloudInit,
+    Network,
+    PortRange,
+    VmSpec,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
+
+GIB = 1024**3
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJkg me@example.org"
+SECRET = "s3cr3t-hunter2"
+
+FULL_SPEC = VmSpec(
+    name="web1",
+    backend="qemu",
+    image="/srv/images/base.qcow2",
+    image_format="qcow2",
+    vcpus=2,
+    memory_mib=2048,
+    disk_size=20 * GIB,
+    networks=(Network("user"),),
+    ssh_port_range=PortRange(10022, 10122),
+    cloud_init=CloudInit(
+        hostname="web1.example.org",
+        user="admin",
+        ssh_authorized_keys=(KEY,),
+        user_data={"password": SECRET},
+        meta_data=f"instance-id: {SECRET}",
+        network_config={"version": 2, "wifi": {"password": SECRET}},
+    ),
+    accelerator="tcg",
+    cpu="max",
+    machine="q35",
+    vnc=True,
+    labels={"role": "web"},
+    description="A server",
+)
+
+FULL_HANDLE = VmHandle(
+    id="qemu-7c1f0f0e-64fb-4d0f-8f0e-0c6f3f3e9f5b",
+    name="web1",
+    backend="qemu",
+    work_dir="/data/vms/web1",
+    spec=FULL_SPEC,
+    state=VmState.RUNNING,
+    overlay_path="/data/vms/web1/overlay.qcow2",
+    seed_iso_path="/data/vms/web1/seed.iso",
+    private_key_path="/data/vms/web1/id_ed25519",
+    disk_bytes=20 * GIB,
+    pid=4711,
+    qmp_socket="/data/vms/web1/qmp.sock",
+    console_socket="/data/vms/web1/console.sock",
+    vnc_addr="127.0.0.1:5900",
+    ssh_host_port=10061,
+    mac_addr="52:54:00:12:34:56",
+    uefi=True,
+    accelerator="tcg",
+    accelerator_reason="The task asks for it.",
+    booted=FULL_SPEC,
+    stopped_by="guest",
+)
+
+
+def minimal_handle(name="web1", backend="qemu", **changes):
+    """Return the record of a machine of which only the defaults are known."""
+    spec = VmSpec(name=name, backend=backend).over(DEFAULTS)
+    handle = VmHandle(
+        id=f"{backend}-0001", name=name, backend=backend, work_dir=f"/data/vms/{name}", spec=spec
+    )
+    return handle.evolve(**changes)

@@ -1,0 +1,203 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Machines become hosts: their variables, their groups, their names."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.handle import VmHandle
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
+    DEFAULTS,
+    VmSpec,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.vm import Vm, show_vm
+from ansible_collections.cloudnebula.hypervisor.plugins.plugin_utils._hosts import (
+    Style,
+    host_groups,
+    host_name,
+    host_variables,
+    settle_names,
+)
+
+STYLE = Style()
+CONNECTION = {
+    "ansible_host": "127.0.0.1",
+    "ansible_port": 10061,
+    "ansible_user": "vm",
+    "ansible_ssh_private_key_file": "/d/vms/web1/id_ed25519",
+    "ansible_ssh_common_args": """-o 'UserKnownHostsFile="/d/vms/web1/known_hosts"'"""
+    " -o StrictHostKeyChecking=accept-new -o IdentitiesOnly=yes",
+}
+
+
+def machine(state=VmState.RUNNING, address="127.0.0.1", labels=None, **record):
+    """Return a machine as the modules show it."""
+    spec = VmSpec(name="web1", labels=labels).over(DEFAULTS)
+    record = {
+        "work_dir": "/d/vms/web1",
+        "ssh_host_port": 10061,
+        "private_key_path": "/d/vms/web1/id_ed25519",
+        **record,
+    }
+    handle = VmHandle(id="qemu-1", name="web1", backend="qemu", spec=spec, **record)
+    return show_vm(Vm(handle, state, ip_address=address))
+
+
+def connection(vm, style=STYLE):
+    """Return the variables that say how to connect."""
+    variables = host_variables(vm, style)
+    return {name: value for name, value in variables.items() if name.startswith("ansible_")}
+
+
+def test_running_machine_can_be_connected_to():
+    assert connection(machine()) == CONNECTION
+
+
+@pytest.mark.parametrize(
+    ("case", "missing"),
+    [
+        ({"state": VmState.STOPPED, "address": None}, set(CONNECTION)),
+        ({"address": None}, set(CONNECTION)),
+        ({"ssh_host_port": None}, set(CONNECTION)),
+        ({"private_key_path": None}, {"ansible_ssh_private_key_file"}),
+        ({"state": VmState.SUSPENDED}, set()),
+    ],
+    ids=["stopped", "no address yet", "no network", "keys of the user", "suspended"],
+)
+def test_only_what_is_there_is_named(case, missing):
+    found = connection(machine(**case))
+
+    assert set(found) == set(CONNECTION) - missing
+    assert None not in found.values()
+
+
+def test_agent_may_offer_keys_if_the_machine_has_none_of_its_own():
+    assert (
+        "IdentitiesOnly"
+        not in connection(machine(private_key_path=None))["ansible_ssh_common_args"]
+    )
+
+
+def test_ssh_options_can_be_left_to_the_user():
+    found = connection(machine(), Style(ssh_options=False))
+
+    assert set(CONNECTION) - set(found) == {"ansible_ssh_common_args"}
+
+
+@pytest.mark.parametrize(
+    ("folder", "option"),
+    [
+        ("/d/vms/web1", '"/d/vms/web1/known_hosts"'),
+        ("/my data/it's", '''"/my data/it's/known_hosts"'''),
+        ("/100%/x", '"/100%%/x/known_hosts"'),
+        ('/a"b\\c', r'"/a\"b\\c/known_hosts"'),
+    ],
+)
+def test_path_is_quoted_for_ansible_and_for_ssh(folder, option):
+    arguments = shlex.split(connection(machine(work_dir=folder))["ansible_ssh_common_args"])
+
+    assert arguments[:2] == ["-o", f"UserKnownHostsFile={option}"]
+
+
+@pytest.mark.parametrize("prefix", ["vm_", "hv_"])
+def test_every_field_is_a_variable(prefix):
+    vm = machine()
+
+    variables = host_variables(vm, Style(hostvars_prefix=prefix))
+
+    fields = {name: value for name, value in variables.items() if not name.startswith("ansible_")}
+    assert fields == {f"{prefix}{field}": value for field, value in vm.items()}
+
+
+@pytest.mark.parametrize(
+    ("style", "complaint"),
+    [
+        ({"hostvars_prefix": ""}, "hostvars_prefix"),
+        ({"hostvars_prefix": "vm-"}, "hostvars_prefix"),
+        ({"hostvars_prefix": "1_"}, "hostvars_prefix"),
+        ({"group": ""}, "group"),
+    ],
+)
+def test_style_refuses_what_ansible_could_not_use(style, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Style(**style)
+
+
+@pytest.mark.parametrize(
+    ("labels", "groups"),
+    [
+        ({}, []),
+        ({"tier": "web", "env": "prod"}, ["label_env_prod", "label_tier_web"]),
+        ({"tier": ""}, ["label_tier"]),
+        ({"my.key": "a-b c/{{ 1 }}"}, ["label_my_key_a_b_c____1___"]),
+    ],
+)
+def test_groups_by_state_backend_and_label(labels, groups):
+    assert host_groups(machine(labels=labels), STYLE) == [
+        "vms",
+        "state_running",
+        "backend_qemu",
+        *groups,
+    ]
+
+
+def test_groups_may_have_other_names():
+    style = Style(group="my lab", group_prefix="lab-")
+
+    groups = host_groups(machine(labels={"a": "b"}), style)
+
+    assert groups == ["my_lab", "lab_state_running", "lab_backend_qemu", "lab_label_a_b"]
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        ("web1", "web1"),
+        (" web1.example.org\n", "web1.example.org"),
+        (7, "7"),
+        ("fe80::1", "fe80::1"),
+        ("", None),
+        ("  ", None),
+        (None, None),
+    ],
+)
+def test_name_of_a_host(value, name):
+    assert host_name(value) == name
+
+
+@pytest.mark.parametrize(
+    "value", ["two words", "a,b", "../../x", "{{ 1+1 }}", "!web", "-x", "web[1:3]", True, ["a"], {}]
+)
+def test_what_cannot_be_the_name_of_a_host(value):
+    with pytest.raises(ValueError, match=r"no text|cannot be"):
+        host_name(value)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "names", "disputed"),
+    [
+        ({"a": "x", "b": "y"}, {"a": "x", "b": "y"}, []),
+        ({"a": "x", "b": "x", "c": "y"}, {"a": "a", "b": "b", "c": "y"}, ["x"]),
+        ({"a": "b", "b": "b"}, {"a": "a", "b": "b"}, ["b"]),
+        ({"a": "x", "b": "x", "c": "a"}, {"a": "a", "b": "b", "c": "c"}, ["x", "a"]),
+        ({"a": "b", "b": "a"}, {"a": "b", "b": "a"}, []),
+        ({}, {}, []),
+    ],
+    ids=[
+        "no dispute",
+        "two want one",
+        "one's own name",
+        "a dispute leads to another",
+        "swap",
+        "none",
+    ],
+)
+def test_machines_that_want_the_same_name_keep_their_own(wanted, names, disputed):
+    settled, warnings = settle_names(wanted)
+
+    assert settled == names
+    assert [warning.partition("'")[2].partition("'")[0] for warning in warnings] == disputed
