@@ -112,7 +112,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ansible import template
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
@@ -132,8 +131,24 @@ from ansible_collections.cloudnebula.hypervisor.plugins.plugin_utils._hosts impo
     settle_names,
 )
 
+try:
+    from ansible.template import trust_as_template as _plain
+except ImportError:  # before ansible-core 2.19, all text is a template unless it is marked
+    from ansible.utils.unsafe_proxy import wrap_var as _literal
+
+    def _plain(value: str) -> str:
+        return value
+
+else:
+
+    def _literal(value: str) -> str:
+        return value
+
+
 _SOURCE = re.compile(r"(.*\.)?hypervisor\.ya?ml")
-_TEMPLATES_ARE_TAGGED = hasattr(template, "trust_as_template")  # since ansible-core 2.19
+_SYNTAX = re.compile(
+    r"[][(){}|]"
+)  # without these, a template holds no expression, and an expression calls nothing
 
 VmFacts = dict[str, Any]
 
@@ -246,15 +261,16 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 def as_text(value: Any) -> Any:
     """Return data of a machine so that Ansible takes it literally, whatever it looks like.
 
-    Since ansible-core 2.19 only what is tagged as a template is one. Before, every text was, unless marked; we mark
-    only those that could be part of a template, because ``ansible-inventory --list`` shows the mark.
+    Text that cannot compute anything is given to Ansible as if the user had written it: everything else is shown by
+    ``ansible-inventory --list`` in a wrapping that few readers of that list expect.
     """
-    if _TEMPLATES_ARE_TAGGED:
-        return value
-    from ansible.utils.unsafe_proxy import wrap_var
-
     if isinstance(value, Mapping):
-        return {as_text(key): as_text(item) for key, item in value.items()}
+        return {
+            _literal(key) if _SYNTAX.search(key) else key: as_text(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list):
         return [as_text(item) for item in value]
-    return wrap_var(value) if isinstance(value, str) and "{" in value else value
+    if not isinstance(value, str):
+        return value
+    return _literal(value) if _SYNTAX.search(value) else _plain(value)

@@ -68,7 +68,9 @@ class Hypervisor:
         assert stdout, stderr
         result = json.loads(stdout)
         # Newer releases of Ansible wrap a warning in a structure that older ones do not know.
-        result["warnings"] = [w if isinstance(w, str) else w["event"]["msg"] for w in result.get("warnings", [])]
+        result["warnings"] = [
+            w if isinstance(w, str) else w["event"]["msg"] for w in result.get("warnings", [])
+        ]
         return result
 
     def run(self, module: str, **options: Any) -> dict[str, Any]:
@@ -112,7 +114,11 @@ class Hypervisor:
 
     def files(self) -> list[str]:
         """Return all files below the data folder; the empty folders that hold machines do not count."""
-        return sorted(str(path.relative_to(self.data_dir)) for path in self.data_dir.rglob("*") if not path.is_dir())
+        return sorted(
+            str(path.relative_to(self.data_dir))
+            for path in self.data_dir.rglob("*")
+            if not path.is_dir()
+        )
 
     def processes(self) -> dict[int, str]:
         """Return the processes whose command line names the data folder."""
@@ -128,7 +134,9 @@ class Hypervisor:
 def command_line(pid: int) -> str:
     """Return the command line of a process; nothing for one that has ended."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
     except OSError:
         return ""
 
@@ -138,7 +146,9 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def ansible(*arguments: str, check: bool = True, env: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+def ansible(
+    *arguments: str, check: bool = True, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess:
     """Run one of Ansible's programs with the collection of this tree."""
     program = str(BIN / arguments[0])
     done = subprocess.run(
@@ -169,7 +179,9 @@ def hypervisor(tmp_path):
 
 def clean_up(subject: Hypervisor) -> None:
     """Remove all machines; what still runs then is ended, and counts as a failure of the test."""
-    results = [subject.run("vm", name=vm["name"], state="absent", force=True) for vm in subject.info()]
+    results = [
+        subject.run("vm", name=vm["name"], state="absent", force=True) for vm in subject.info()
+    ]
     left = subject.processes()
     for pid in left:
         os.kill(pid, signal.SIGKILL)
@@ -212,10 +224,26 @@ def in_guest(vm: dict[str, Any], command: str) -> str:
     """Run a command in a guest over SSH and return what it printed."""
     ssh = vm["ssh"]
     known_hosts = f"UserKnownHostsFile={vm['paths']['work_dir']}/known_hosts"
-    options = ["-o", known_hosts, "-o", "StrictHostKeyChecking=accept-new", "-o", "BatchMode=yes", "-F", "none"]
-    address = [*("-p", str(ssh["port"])), *("-i", ssh["private_key_path"]), f"{ssh['user']}@{ssh['host']}"]
+    options = [
+        "-o",
+        known_hosts,
+        "-o",
+        "StrictHostKeyChecking=accept-new",
+        "-o",
+        "BatchMode=yes",
+        "-F",
+        "none",
+    ]
+    address = [
+        *("-p", str(ssh["port"])),
+        *("-i", ssh["private_key_path"]),
+        f"{ssh['user']}@{ssh['host']}",
+    ]
     done = subprocess.run(
-        [shutil.which("ssh"), *options, *address, command], capture_output=True, text=True, timeout=60
+        [shutil.which("ssh"), *options, *address, command],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -40,7 +40,11 @@ OPTIONS = {
         "spec.invalid",
         "ssh_authorized_keys[0]",
     ),
-    "user-data that is none": ({"cloud_init": {"user_data": "just words"}}, "spec.invalid", "user_data"),
+    "user-data that is none": (
+        {"cloud_init": {"user_data": "just words"}},
+        "spec.invalid",
+        "user_data",
+    ),
 }
 
 # what Ansible itself refuses by the argument specification
@@ -111,7 +115,20 @@ def reaching_out(folder: Path) -> Path:
     secret = folder / "secret"
     secret.write_bytes(b"s" * MIB)
     path = folder / "hostile.qcow2"
-    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-F", "raw", "-b", secret, path, "1M"]
+    command = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-u",
+        "-F",
+        "raw",
+        "-b",
+        secret,
+        path,
+        "1M",
+    ]
     subprocess.run(command, check=True)
     return path
 
@@ -207,12 +224,18 @@ def test_data_folder_that_is_a_file(idle):
     idle.data_dir.unlink()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small or read-only file system")
-@pytest.mark.parametrize("options", ["size=4k", "size=64k,ro", "size=128k"], ids=["full", "read-only", "full later"])
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root can mount a small or read-only file system"
+)
+@pytest.mark.parametrize(
+    "options", ["size=4k", "size=64k,ro", "size=128k"], ids=["full", "read-only", "full later"]
+)
 def test_file_system_that_refuses(idle, tmp_path, options):
     idle.data_dir = tmp_path / "mounted" / "data"
     idle.data_dir.parent.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", idle.data_dir.parent], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", idle.data_dir.parent], check=True
+    )
     try:
         result = idle.refuse(**idle.defaults)
 

@@ -106,7 +106,9 @@ def test_task_killed_anywhere_while_it_creates(idle, seed):
     assert idle.files() == []
 
 
-@pytest.mark.parametrize("step", ["vm.json", "id_ed25519", "seed.iso", "overlay.qcow2", "qmp.sock", "qemu.pid"])
+@pytest.mark.parametrize(
+    "step", ["vm.json", "id_ed25519", "seed.iso", "overlay.qcow2", "qmp.sock", "qemu.pid"]
+)
 def test_task_killed_after_each_file(idle, step):
     task = idle.begin("vm", name="vm1", **idle.defaults)
     wait_until((idle.folder() / step).exists)
@@ -157,7 +159,10 @@ def test_two_tasks_at_the_same_moment(idle, state):
 def test_start_and_removal_at_the_same_moment(idle):
     """Whichever comes first, the host is left in a state that one of them asked for."""
     idle.vm(state="present")
-    tasks = [idle.begin("vm", name="vm1", **idle.defaults), idle.begin("vm", name="vm1", state="absent", force=True)]
+    tasks = [
+        idle.begin("vm", name="vm1", **idle.defaults),
+        idle.begin("vm", name="vm1", state="absent", force=True),
+    ]
 
     for task in tasks:
         assert "msg" not in idle.end(task)
@@ -167,7 +172,10 @@ def test_start_and_removal_at_the_same_moment(idle):
 
 
 def test_many_machines_at_once_get_ports_and_addresses_of_their_own(idle):
-    tasks = [idle.begin("vm", name=f"vm{n}", ssh_port_range="20022-20029", **idle.defaults) for n in range(8)]
+    tasks = [
+        idle.begin("vm", name=f"vm{n}", ssh_port_range="20022-20029", **idle.defaults)
+        for n in range(8)
+    ]
     machines = [idle.end(task)["vm"] for task in tasks]
 
     assert {vm["ssh"]["port"] for vm in machines} == set(range(20022, 20030))
@@ -216,10 +224,14 @@ def test_qemu_that_hangs_is_killed(idle):
 
 def test_stop_returns_at_once_when_the_process_ends(idle):
     """The wait is for the process itself: its end is noticed within 50 ms, which a poll would not do."""
-    from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.identity import find_process
+    from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.identity import (
+        find_process,
+    )
 
     vm = idle.vm()["vm"]
-    late = subprocess.Popen(["sh", "-c", f"sleep 1; date +%s.%N; kill -9 {vm['pid']}"], stdout=subprocess.PIPE)
+    late = subprocess.Popen(
+        ["sh", "-c", f"sleep 1; date +%s.%N; kill -9 {vm['pid']}"], stdout=subprocess.PIPE
+    )
     with find_process(str(idle.folder())) as process:
         assert process.pid == vm["pid"]
         assert process.wait(20)
@@ -327,7 +339,14 @@ def test_full_disk_halts_the_guest_which_goes_on_when_there_is_room(guests, tmp_
     try:
         vm = guests.vm(wait_for="ssh")["vm"]
         writing = subprocess.Popen(
-            ["ssh", "-F", "none", "-oBatchMode=yes", "-oStrictHostKeyChecking=no", "-oUserKnownHostsFile=/dev/null"]
+            [
+                "ssh",
+                "-F",
+                "none",
+                "-oBatchMode=yes",
+                "-oStrictHostKeyChecking=no",
+                "-oUserKnownHostsFile=/dev/null",
+            ]
             + ["-p", str(vm["ssh"]["port"]), "-i", vm["ssh"]["private_key_path"], "vm@127.0.0.1"]
             + ["dd if=/dev/urandom of=big bs=1M count=16 && sync && echo written"],
             stdout=subprocess.PIPE,

@@ -25,7 +25,9 @@ def test_story_of_one_machine(guests, smoke_image):
 
 def test_guest_keeps_its_identity_and_data(guests):
     first = guests.vm(state="started", wait_for="ssh")["vm"]
-    host_key = in_guest(first, "sudo cat /etc/dropbear/dropbear_ed25519_host_key | sha256sum; touch ~/kept; sync")
+    host_key = in_guest(
+        first, "sudo cat /etc/dropbear/dropbear_ed25519_host_key | sha256sum; touch ~/kept; sync"
+    )
 
     second = guests.vm(state="restarted", wait_for="ssh")["vm"]
 
@@ -33,7 +35,9 @@ def test_guest_keeps_its_identity_and_data(guests):
     assert second["pid"] != first["pid"]
     for field in ("id", "networks", "ssh", "disks"):
         assert second[field] == first[field]
-    again = in_guest(second, "sudo cat /etc/dropbear/dropbear_ed25519_host_key | sha256sum; ls ~/kept")
+    again = in_guest(
+        second, "sudo cat /etc/dropbear/dropbear_ed25519_host_key | sha256sum; ls ~/kept"
+    )
     assert again.startswith(host_key.splitlines()[0])
     assert "kept" in again
 
@@ -41,7 +45,11 @@ def test_guest_keeps_its_identity_and_data(guests):
 def test_guest_gets_what_cloud_init_was_told(guests, tmp_path):
     key = tmp_path / "mine"
     os.system(f"ssh-keygen -q -t ed25519 -N '' -f {key}")
-    cloud_init = {"hostname": "inside", "user": "admin", "ssh_authorized_keys": [Path(f"{key}.pub").read_text()]}
+    cloud_init = {
+        "hostname": "inside",
+        "user": "admin",
+        "ssh_authorized_keys": [Path(f"{key}.pub").read_text()],
+    }
 
     vm = guests.vm(cloud_init=cloud_init, wait_for="ssh")["vm"]
 
@@ -92,7 +100,9 @@ def test_screen_asks_for_the_password(idle):
 def test_process_is_confined(idle):
     vm = idle.vm()["vm"]
 
-    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{vm['pid']}/status").read_text().splitlines())
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{vm['pid']}/status").read_text().splitlines()
+    )
 
     assert status["Seccomp"].strip() == "2"
     assert status["NoNewPrivs"].strip() == "1"
@@ -114,7 +124,9 @@ def test_console_is_a_terminal_and_is_logged(guests):
 
     guests.vm(state="restarted", force=True)
 
-    assert "from-42" in Path(vm["paths"]["console_log"]).read_text(errors="replace"), "the log survives a restart"
+    assert "from-42" in Path(vm["paths"]["console_log"]).read_text(errors="replace"), (
+        "the log survives a restart"
+    )
 
 
 def test_comma_and_space_in_paths(guests, smoke_image, tmp_path):
@@ -151,6 +163,8 @@ def listeners(pid):
             columns = line.split()
             if columns[3] == "0A" and f"socket:[{columns[9]}]" in inodes:
                 address, port = columns[1].split(":")
-                raw = b"".join(bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8))
+                raw = b"".join(
+                    bytes.fromhex(address[i : i + 8])[::-1] for i in range(0, len(address), 8)
+                )
                 found.add((socket.inet_ntop(family, raw), int(port, 16)))
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from .errors import BadRecord
@@ -87,9 +87,11 @@ def load(raw: bytes, path: str) -> VmHandle:
     """Read a record that an earlier run left at ``path``; raise ``BadRecord`` if this release cannot."""
     try:
         data = json.loads(raw)
-        found = data.pop("schema", None)
-    except (ValueError, AttributeError) as exc:
+    except ValueError as exc:
         raise BadRecord(f"The record {path} is damaged: {exc}.", path=path) from exc
+    if not isinstance(data, dict):
+        raise BadRecord(f"The record {path} is damaged: it holds no object.", path=path)
+    found = data.pop("schema", None)
     if found != SCHEMA:
         raise BadRecord(
             f"The record {path} has schema {found}; this release reads schema {SCHEMA}.",
@@ -100,12 +102,14 @@ def load(raw: bytes, path: str) -> VmHandle:
         known = {f.name for f in fields(VmHandle)}
         data = {key: value for key, value in data.items() if key in known}
         booted = data.pop("booted", None)
-        return VmHandle(
+        handle = VmHandle(
             **{**data, "spec": _spec(data["spec"]), "state": VmState(data["state"])},
             booted=None if booted is None else _spec(booted),
         )
+        _check_types(handle)
     except (KeyError, TypeError, ValueError) as exc:
-        raise BadRecord(f"The record {path} lacks something: {exc!r}.", path=path) from exc
+        raise BadRecord(f"The record {path} cannot be understood: {exc!r}.", path=path) from exc
+    return handle
 
 
 def _spec(data: Mapping[str, Any]) -> VmSpec:
@@ -120,3 +124,16 @@ def _spec(data: Mapping[str, Any]) -> VmSpec:
         cloud_init["ssh_authorized_keys"] = None if keys is None else tuple(keys)
         values["cloud_init"] = CloudInit(**cloud_init)
     return VmSpec(**values)
+
+
+def _check_types(value: Any) -> None:
+    """Raise ``TypeError`` for the first field, here or further in, whose value is not of a type that it may have."""
+    for field in fields(value):
+        found = getattr(value, field.name)
+        kind = type(found).__name__
+        allowed = [word.partition("[")[0] for word in str(field.type).split(" | ")]
+        if {"NoneType": "None", "dict": "Mapping"}.get(kind, kind) not in allowed:
+            raise TypeError(f"{field.name} has the type {kind}")
+        for item in found if isinstance(found, tuple) else (found,):
+            if is_dataclass(item):
+                _check_types(item)

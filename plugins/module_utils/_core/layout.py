@@ -28,7 +28,7 @@ _FILES = (
     *(RECORD, OVERLAY, SEED, PRIVATE_KEY, PUBLIC_KEY, QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET),
     *(CONSOLE_LOG, QEMU_LOG, PID_FILE, ALIVE_LOCK, VNC_PASSWORD, KNOWN_HOSTS, *_ROTATED),
 )
-_HALF_MADE = tuple(f".{name}.part" for name in (RECORD, OVERLAY, SEED, VNC_PASSWORD, PRIVATE_KEY))
+_HALF_MADE = tuple(f".{name}.part" for name in _FILES)
 
 
 def is_ours(name: str) -> bool:

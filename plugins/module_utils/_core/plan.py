@@ -13,7 +13,7 @@ from typing import Any
 from .changes import Effect, check_change, differing, option_name
 from .errors import CannotChange, InvalidSpec, NoImage, Unsupported
 from .features import Features
-from .spec import DEFAULTS, VmSpec
+from .spec import VmSpec
 from .state import Goal, Verb, VmState
 from .vm import Vm, predict_vm, show_options, show_vm
 
@@ -156,7 +156,7 @@ def _complete(wish: VmSpec, found: Vm | None, goal: Goal, features: Features) ->
             raise NoImage(
                 f"There is no VM '{wish.name}', and no image to create it from.", option="image"
             )
-        return wish.over(DEFAULTS)
+        return wish.completed()
     if goal is Goal.ABSENT:
         return found.handle.spec
     handle = found.handle

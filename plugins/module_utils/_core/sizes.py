@@ -30,7 +30,7 @@ def parse_size(text: str | int, bare_unit: int) -> int:
         raise ValueError(f"'{text}' is not a size")
     whole, fraction, unit = match.group(1), match.group(2) or "", match.group(3).upper()
     factor = _FACTORS[unit.rstrip("IB")] if unit else bare_unit
-    size, rest = divmod(int(whole + fraction) * factor, 10 ** len(fraction))
+    size, rest = divmod(int(whole + fraction) * factor, int(10 ** len(fraction)))
     if rest:
         raise ValueError(f"'{text}' is not a whole number of bytes")
     return size

@@ -5,7 +5,7 @@
 """The wish: what a task asks a virtual machine to be. Nothing in it knows a hypervisor.
 
 ``None`` means that the user left the option open. Defaults are filled in only when a machine is made
-(:meth:`VmSpec.over` with :data:`DEFAULTS`), so that a later task without the option never reverts it.
+(:meth:`VmSpec.completed`), so that a later task without the option never reverts it.
 """
 
 from __future__ import annotations
@@ -86,9 +86,17 @@ class VmSpec:
         return any(network.type == "user" for network in self.networks or ())
 
     @property
-    def login_user(self) -> str:
-        """The account that SSH logs in to."""
-        return (self.cloud_init.user if self.cloud_init else None) or DEFAULT_USER
+    def login_user(self) -> str | None:
+        """The account that SSH logs in to, if it is known: user-data as text may make any."""
+        return self.cloud_init.user if self.cloud_init else None
+
+    def completed(self) -> VmSpec:
+        """Return this wish with the defaults of a new machine where it left options open."""
+        spec = self.over(DEFAULTS)
+        cloud_init = spec.cloud_init or CloudInit()
+        if cloud_init.user is None and not isinstance(cloud_init.user_data, str):
+            cloud_init = replace(cloud_init, user=DEFAULT_USER)
+        return replace(spec, cloud_init=cloud_init)
 
     def over(self, base: VmSpec) -> VmSpec:
         """Return this wish with each option that was left open taken from ``base``."""
@@ -112,7 +120,7 @@ DEFAULTS = VmSpec(
     memory_mib=1024,
     networks=(Network(),),
     ssh_port_range=PortRange(),
-    cloud_init=CloudInit(user=DEFAULT_USER),
+    cloud_init=CloudInit(),
     accelerator="auto",
     vnc=False,
     labels={},

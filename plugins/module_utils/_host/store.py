@@ -74,8 +74,7 @@ class Store:
     def save(self, handle: VmHandle) -> VmHandle:
         """Write a machine's record, making its private folder if it has none yet; return the record."""
         if not os.path.isdir(self.work_dir(handle.name)):
-            make_private_folder(self.data_dir)
-            make_private_folder(self.folder)
+            self._make_folder()
             make_private_folder(self.work_dir(handle.name))
         write_atomically(self._record(handle.name), dump(handle))
         return handle
@@ -109,8 +108,7 @@ class Store:
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float) -> Iterator[None]:
         """Keep other tasks off a machine; raise ``Busy`` if another has it longer than ``timeout`` seconds."""
-        make_private_folder(self.data_dir)
-        make_private_folder(self.folder)
+        self._make_folder()
         path = os.path.join(self.folder, f".{check_name(name)}.lock")
         with exclusive(path, timeout, f"the VM '{name}'"):
             try:
@@ -123,8 +121,13 @@ class Store:
     @contextlib.contextmanager
     def reservations(self, timeout: float = 30.0) -> Iterator[list[VmHandle]]:
         """Give all records, with no other task reserving a port at the same time."""
+        self._make_folder()
         with exclusive(self.folder, timeout, "the port reservations"):
             yield list(self._readable())
+
+    def _make_folder(self) -> None:
+        make_private_folder(self.data_dir)
+        make_private_folder(self.folder)
 
     def _readable(self) -> Iterator[VmHandle]:
         for name in self.names():

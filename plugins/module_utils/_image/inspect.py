@@ -6,24 +6,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from .._core.errors import (
-    CommandFailed,
-    FormatDetectionFailed,
-    ImageNotFound,
-    ImageRefused,
-    InvalidSpec,
-)
+from .._core.errors import FormatDetectionFailed, ImageNotFound, ImageRefused, InvalidSpec
 from .._core.sizes import show_size
-from .._host.commands import run
+from .qcow2 import HEADER_SIZE, MAGIC, Header, parse_header
 
-QCOW2_MAGIC = b"QFI\xfb"
 _SECTOR = 512
+_NAME_LIMIT = 1023  # bytes of a backing file's name, by the format's own rule
 
 
 @dataclass(frozen=True)
@@ -40,21 +31,9 @@ def inspect_image(path: str, image_format: str | None) -> Image:
 
     Raises ``ImageNotFound``, ``ImageRefused`` or ``FormatDetectionFailed``.
     """
-    head = _read_head(path)
+    head = _read(path, 0, _SECTOR)
     chosen = image_format or _recognise(path, head)
-    if chosen == "raw":
-        return _raw(path)
-    try:
-        shown = run(
-            ["qemu-img", "info", "-U", "-f", chosen, "--output=json", os.path.abspath(path)]
-        )
-        info = json.loads(shown.stdout)
-    except (CommandFailed, ValueError) as exc:
-        raise FormatDetectionFailed(
-            f"image: {path} cannot be read as {chosen}: {exc}", image=path
-        ) from exc
-    _refuse_links(path, info)
-    return Image(path, chosen, int(info["virtual-size"]))
+    return _raw(path) if chosen == "raw" else _qcow2(path, head)
 
 
 def check_disk_size(image: Image, disk_size: int | None) -> None:
@@ -68,15 +47,15 @@ def check_disk_size(image: Image, disk_size: int | None) -> None:
         )
 
 
-def _read_head(path: str) -> bytes:
+def _read(path: str, offset: int, size: int) -> bytes:
     try:
         if not os.path.isfile(path):
-            what = (
-                "is a folder or a device, not a file" if os.path.exists(path) else "does not exist"
-            )
+            exists = os.path.exists(path)
+            what = "is a folder or a device, not a file" if exists else "does not exist"
             raise ImageNotFound(f"image: {path} {what}.", option="image")
         with open(path, "rb") as stream:
-            return stream.read(_SECTOR)
+            stream.seek(offset)
+            return stream.read(size)
     except OSError as exc:
         raise ImageNotFound(
             f"image: {path} cannot be read: {exc.strerror}.", option="image"
@@ -84,7 +63,7 @@ def _read_head(path: str) -> bytes:
 
 
 def _recognise(path: str, head: bytes) -> str:
-    if head.startswith(QCOW2_MAGIC):
+    if head.startswith(MAGIC):
         return "qcow2"
     if len(head) == _SECTOR and head.endswith(b"\x55\xaa"):
         return "raw"  # a boot sector: the start of a disk as it is
@@ -105,15 +84,36 @@ def _raw(path: str) -> Image:
     return Image(path, "raw", size)
 
 
-def _refuse_links(path: str, info: Mapping[str, Any]) -> None:
-    # Each of these would let the guest read a host file that the image's author chose.
-    specific = info.get("format-specific", {}).get("data", {})
-    for link in (info.get("backing-filename"), specific.get("data-file")):
-        if link is not None:
-            raise ImageRefused(
-                f"image: {path} depends on another file, {link!r}.", option="image", link=link
-            )
-    if info.get("encrypted") or specific.get("encrypt"):
+def _qcow2(path: str, head: bytes) -> Image:
+    try:
+        header = parse_header(head[:HEADER_SIZE])
+        if os.path.getsize(path) < header.tables_end:
+            raise ValueError("it is cut off")
+    except ValueError as exc:
+        raise FormatDetectionFailed(
+            f"image: {path} cannot be read as qcow2: {exc}.", option="image"
+        ) from exc
+    _refuse_links(path, header)
+    return Image(path, "qcow2", header.virtual_size)
+
+
+def _refuse_links(path: str, header: Header) -> None:
+    # Either would let the guest read a host file that the image's author chose.
+    if header.backing_offset:
+        name = _read(path, header.backing_offset, min(header.backing_size, _NAME_LIMIT))
+        shown = name.decode(errors="backslashreplace")
+        raise ImageRefused(
+            f"image: {path} depends on another file, {shown!r}.", option="image", backing_file=shown
+        )
+    if header.has_data_file:
+        raise ImageRefused(f"image: {path} keeps its data in another file.", option="image")
+    if header.is_encrypted:
         raise ImageRefused(
             f"image: {path} is encrypted.", "Decrypt it with 'qemu-img convert'.", option="image"
+        )
+    if header.is_corrupt:
+        raise ImageRefused(
+            f"image: {path} is marked as corrupt.",
+            "Fetch it again, or repair a copy with 'qemu-img check -r all'.",
+            option="image",
         )

@@ -156,7 +156,7 @@ class QemuBackend:
 
     def guest_ip(self, vm: VmHandle) -> str:
         """Return 127.0.0.1 for a running guest with user-mode networking: its SSH port is forwarded there."""
-        if vm.spec.has_user_network and self._is_alive(vm):
+        if (vm.booted or vm.spec).has_user_network and self._is_alive(vm):
             return LOOPBACK
         raise NoGuestAddress(f"The VM '{vm.name}' has no address that this host can reach.")
 

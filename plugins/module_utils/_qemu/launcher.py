@@ -131,8 +131,7 @@ def opened(work_dir: str) -> Iterator[Openings]:
 
 
 def launch(argv: Sequence[str], openings: Openings) -> Launched:
-    """Start the log keeper and QEMU, detached from the task that starts them."""
-    keeper = _start_log_keeper(openings.log_pipes)
+    """Start QEMU and its log keeper, detached from the task that starts them."""
     try:
         qemu = subprocess.Popen(
             argv,
@@ -148,6 +147,8 @@ def launch(argv: Sequence[str], openings: Openings) -> Launched:
         raise SpawnFailed(
             f"QEMU could not be run: {exc.strerror}.", command=shlex.join(argv)
         ) from exc
+    # After QEMU, which takes longer to be ready; what it says meanwhile waits in the pipes.
+    keeper = _start_log_keeper(openings.log_pipes)
     return Launched(argv, openings.work_dir, qemu, keeper)
 
 

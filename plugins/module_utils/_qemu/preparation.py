@@ -38,7 +38,7 @@ def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
     key = None
     if needs_key_pair(spec):
         path = os.path.join(handle.work_dir, PRIVATE_KEY)
-        key = make_key_pair(path, comment=f"{spec.login_user}@{spec.name}")
+        key = make_key_pair(path, comment=spec.name)
         handle = handle.evolve(private_key_path=path)
     seed = os.path.join(handle.work_dir, SEED)
     write_iso(seed, _seed_files(handle, key))
