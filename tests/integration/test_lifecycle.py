@@ -168,3 +168,24 @@ def listeners(pid):
                 )
                 found.add((socket.inet_ntop(family, raw), int(port, 16)))
     return found
+
+
+def test_user_data_as_text_keeps_the_way_in(guests):
+    """The text is used as it is; the key that was made for the machine reaches the image's default user."""
+    user_data = "#cloud-config\n# password: ahem\nhostname: named-by-text\n"
+
+    vm = guests.vm(cloud_init={"user_data": user_data}, wait_for="ssh")["vm"]
+
+    assert vm["ssh"]["user"] is None, "the text may make any user"
+    vm["ssh"]["user"] = "vm"
+    assert in_guest(vm, "hostname; sudo id -u").split() == ["named-by-text", "0"]
+
+
+def test_users_of_ones_own(guests):
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA nobody"
+    users = [{"name": "carol", "ssh_authorized_keys": [key]}]
+
+    vm = guests.vm(cloud_init={"user_data": {"users": users}}, wait_for="ssh")["vm"]
+
+    assert vm["ssh"]["user"] == "vm"
+    assert in_guest(vm, "sudo cat /home/carol/.ssh/authorized_keys").strip() == key

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.handle import VmHandle
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
-    DEFAULTS,
     CloudInit,
     Network,
     PortRange,
@@ -72,7 +71,7 @@ FULL_HANDLE = VmHandle(
 
 def minimal_handle(name="web1", backend="qemu", **changes):
     """Return the record of a machine of which only the defaults are known."""
-    spec = VmSpec(name=name, backend=backend).over(DEFAULTS)
+    spec = VmSpec(name=name, backend=backend).completed()
     handle = VmHandle(
         id=f"{backend}-0001", name=name, backend=backend, work_dir=f"/data/vms/{name}", spec=spec
     )

@@ -134,14 +134,10 @@ def test_only_some_options_ask_for_a_restart_and_get_it(bench, name):
     assert not bench.found().restart_required
 
 
-@pytest.mark.parametrize("name", sorted(NEXT_START))
+@pytest.mark.parametrize("name", sorted(NEXT_START - {"disk_size"}))  # a disk never shrinks
 def test_taking_a_change_back_needs_no_restart(bench, name):
     old = getattr(bench.found().handle.spec, name)
-    if name == "disk_size":
-        pytest.skip("noop grows a disk at once, and disks do not shrink")
     bench.bring(replace(VmSpec("web1"), **{name: CHANGED[name]}), Goal.STARTED)
-    if old is None:
-        pytest.skip("an option cannot be opened again")
 
     plan = bench.bring(replace(VmSpec("web1"), **{name: old}), Goal.STARTED)
 

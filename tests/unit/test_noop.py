@@ -19,6 +19,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.plan 
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
     CloudInit,
+    Network,
     VmSpec,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import (
@@ -39,6 +40,7 @@ FIRST = VmSpec("web1", cloud_init=CloudInit(user_data={"password": SECRET}))
 SAME = VmSpec("web1")
 MORE = VmSpec("web1", vcpus=4, disk_size=30 * GIB, labels={"a": "1"}, description="new")
 NO_NETWORK = VmSpec("web1", networks=(), vnc=True)
+WITH_NETWORK = VmSpec("web1", networks=(Network(),))
 WISHES = {"same": SAME, "more": MORE, "no network": NO_NETWORK}
 # What only the real run decides: a prediction shows null.
 DECIDED_LATER = ("id", "pid", "run_state", "ip_address", "ssh", "paths", "accelerator_reason")
@@ -173,7 +175,7 @@ def test_a_machine_keeps_its_identity_for_life(bench):
 
 def test_two_machines_are_two_identities(bench):
     ids = set()
-    for dummy in range(2):
+    for _dummy in range(2):
         ids.add(bench.bring(FIRST, Goal.PRESENT).handle.id)
         bench.bring(FIRST, Goal.ABSENT)
 
@@ -196,9 +198,24 @@ def test_a_network_that_comes_later_gets_its_address_then(bench):
     bench.bring(NO_NETWORK, Goal.STARTED)
     before = show_vm(bench.found())
 
-    bench.bring(replace(SAME, networks=FIRST.over(MORE).networks), Goal.STARTED)
+    bench.bring(WITH_NETWORK, Goal.RESTARTED)
 
+    after = show_vm(bench.found())
     assert (before["networks"], before["ssh"], before["ip_address"]) == ([], None, None)
+    assert after["networks"][0]["mac"].startswith("52:54:00:")
+    assert (after["ip_address"], after["ssh"]["user"]) == ("127.0.0.1", "vm")
+
+
+def test_ssh_is_shown_as_long_as_the_network_is_there(bench):
+    bench.bring(FIRST, Goal.STARTED)
+    bench.bring(NO_NETWORK, Goal.STARTED)
+    running = show_vm(bench.found())
+
+    bench.bring(SAME, Goal.RESTARTED)
+
+    restarted = show_vm(bench.found())
+    assert (running["ssh"]["host"], running["ip_address"]) == ("127.0.0.1", "127.0.0.1")
+    assert (restarted["ssh"], restarted["ip_address"]) == (None, None)
 
 
 @pytest.mark.parametrize("state", [VmState.PREPARED, VmState.STOPPED])
@@ -227,6 +244,8 @@ def test_secrets_are_in_the_private_record_and_nowhere_else(bench, tmp_path):
     shown = json.dumps([show_vm(found), plan.before, plan.after, plan.predicted])
 
     assert SECRET not in shown
-    holders = [path for path in tmp_path.rglob("*") if path.is_file() and SECRET in path.read_text()]
+    holders = [
+        path for path in tmp_path.rglob("*") if path.is_file() and SECRET in path.read_text()
+    ]
     assert [path.name for path in holders] == ["vm.json"]
     assert os.stat(holders[0]).st_mode & 0o777 == 0o600

@@ -298,7 +298,7 @@ def junk_params(dice):
 def test_junk_is_read_or_refused_but_never_breaks_anything(seed):
     dice = random.Random(seed)
     outcomes = set()
-    for dummy in range(500):
+    for _dummy in range(500):
         params = junk_params(dice)
         try:
             spec_from_params(params)

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from .._core.errors import BadRecord
+from .._core.errors import BadRecord, InvalidName
 from .._core.handle import VmHandle, dump, load
 from .._core.layout import RECORD, is_ours
 from .._core.spec import check_name
@@ -51,13 +51,12 @@ class Store:
         except OSError as exc:
             with doing(f"list {self.folder}"):
                 raise exc
-        return sorted(
-            name for name in entries if name[0] != "." and os.path.exists(self._record(name))
-        )
+        return sorted(name for name in entries if self._is_machine(name))
 
     def load(self, name: str) -> VmHandle | None:
         """Return a machine's record, or ``None`` if there is no such machine."""
         path = self._record(name)
+        self._refuse_link(name)
         try:
             with open(path, "rb") as stream:
                 raw = stream.read()
@@ -73,6 +72,7 @@ class Store:
 
     def save(self, handle: VmHandle) -> VmHandle:
         """Write a machine's record, making its private folder if it has none yet; return the record."""
+        self._refuse_link(handle.name)
         if not os.path.isdir(self.work_dir(handle.name)):
             self._make_folder()
             make_private_folder(self.work_dir(handle.name))
@@ -90,16 +90,22 @@ class Store:
 
     def sweep(self, name: str) -> list[str]:
         """Finish a removal, also one that a killed run began. Files that are not ours move back; return their paths."""
-        trash, kept = self._trash(name), []
+        trash = self._trash(name)
         if not os.path.isdir(trash):
             return []
-        for entry in sorted(os.listdir(trash)):
-            if not is_ours(entry):
-                os.makedirs(self.work_dir(name), mode=0o700, exist_ok=True)
-                os.rename(os.path.join(trash, entry), os.path.join(self.work_dir(name), entry))
-                kept.append(os.path.join(self.work_dir(name), entry))
-        shutil.rmtree(trash)
+        with doing(f"remove {trash}"):
+            foreign = sorted(entry for entry in os.listdir(trash) if not is_ours(entry))
+            kept = [self._move_back(name, entry) for entry in foreign]
+            shutil.rmtree(trash)
         return kept
+
+    def _move_back(self, name: str, entry: str) -> str:
+        os.makedirs(self.work_dir(name), mode=0o700, exist_ok=True)
+        path = os.path.join(self.work_dir(name), entry)
+        while os.path.lexists(path):
+            path += "~"
+        os.rename(os.path.join(self._trash(name), entry), path)
+        return path
 
     def has_leftovers(self, name: str) -> bool:
         """Tell whether a killed run left a removal unfinished."""
@@ -128,6 +134,22 @@ class Store:
     def _make_folder(self) -> None:
         make_private_folder(self.data_dir)
         make_private_folder(self.folder)
+
+    def _is_machine(self, name: str) -> bool:
+        try:
+            check_name(name)
+        except InvalidName:
+            return False
+        return os.path.exists(self._record(name)) and not os.path.islink(self.work_dir(name))
+
+    def _refuse_link(self, name: str) -> None:
+        folder = self.work_dir(name)
+        if os.path.islink(folder):
+            raise BadRecord(
+                f"The folder {folder} is a symbolic link.",
+                "Put the VM's real folder there, or set data_dir to where the VMs are.",
+                path=folder,
+            )
 
     def _readable(self) -> Iterator[VmHandle]:
         for name in self.names():

@@ -1,0 +1,173 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ports that are really free, and what is generated once for each machine."""
+
+from __future__ import annotations
+
+import re
+import socket
+import uuid
+
+import pytest
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
+    PortUnavailable,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import PortRange
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._guest.identity import (
+    choose_port,
+    new_id,
+    new_mac,
+    preferred_port,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.ports import is_free
+from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import minimal_handle
+
+
+def listener(family=socket.AF_INET, address="127.0.0.1", port=0):
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    sock.bind((address, port))
+    sock.listen(5)
+    return sock
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_with_a_listener_is_not_free_until_it_closes(address):
+    with listener(address=address) as sock:
+        port = sock.getsockname()[1]
+        while_open = is_free(port)
+
+    assert (while_open, is_free(port)) == (False, True)
+
+
+def test_a_listener_on_all_addresses_of_both_kinds_counts():
+    try:
+        sock = listener(socket.AF_INET6, "::")
+    except OSError:
+        pytest.skip("this host has no IPv6")
+    with sock:
+        assert not is_free(sock.getsockname()[1])
+
+
+def test_a_listener_without_reuse_counts():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen(1)
+
+        assert not is_free(sock.getsockname()[1])
+
+
+def test_connections_of_the_past_are_no_obstacle():
+    with listener() as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            accepted, _address = server.accept()
+            accepted.close()  # closes first, so the server's side stays in TIME_WAIT
+
+    assert is_free(port)
+
+
+def test_looking_at_a_port_leaves_nothing_behind():
+    with listener() as sock:
+        port = sock.getsockname()[1]
+
+    assert [is_free(port) for dummy in range(3)] == [True] * 3
+    listener(port=port).close()
+
+
+def test_the_port_of_a_name_is_always_the_same_and_known():
+    ports = PortRange(10022, 10122)
+
+    assert [preferred_port(name, ports) for name in ("web1", "web2", "a")] == [10117, 10101, 10040]
+    assert preferred_port("web1", PortRange(2222, 2222)) == 2222
+
+
+def test_preferred_ports_stay_in_the_range_and_spread_over_it():
+    ports = PortRange(10022, 10031)
+    preferred = {preferred_port(f"web{number}", ports) for number in range(200)}
+
+    assert preferred == set(range(10022, 10032))
+
+
+@pytest.fixture
+def three_ports():
+    """Give a range of three ports that nobody listens on."""
+    for first in range(23456, 60000, 3):
+        if all(is_free(first + step) for step in range(3)):
+            return PortRange(first, first + 2)
+    return pytest.fail("no three free ports on this host")
+
+
+def others_on(*ports):
+    return [minimal_handle(f"other{port}", ssh_host_port=port) for port in ports]
+
+
+def test_a_name_gets_its_own_port_first(three_ports):
+    assert choose_port("web1", three_ports, []) == preferred_port("web1", three_ports)
+
+
+def test_a_reserved_port_is_passed_over_and_the_range_goes_round(three_ports):
+    first, size = three_ports.first, 3
+    own = preferred_port("web1", three_ports)
+    turn = [first + (own - first + step) % size for step in range(size)]
+
+    chosen = [choose_port("web1", three_ports, others_on(*turn[:taken])) for taken in range(size)]
+
+    assert chosen == turn
+
+
+def test_a_port_that_somebody_listens_on_is_passed_over(three_ports):
+    own = preferred_port("web1", three_ports)
+
+    with listener(port=own):
+        chosen = choose_port("web1", three_ports, [])
+
+    assert chosen != own
+    assert three_ports.first <= chosen <= three_ports.last
+
+
+def test_the_machine_itself_is_no_obstacle_to_itself(three_ports):
+    own = preferred_port("web1", three_ports)
+
+    assert choose_port("web1", three_ports, [minimal_handle("web1", ssh_host_port=own)]) == own
+
+
+def test_a_range_that_is_taken_says_so(three_ports):
+    ports = range(three_ports.first, three_ports.last + 1)
+
+    with pytest.raises(PortUnavailable, match=f"{ports[0]} to {ports[-1]}") as caught:
+        choose_port("web1", three_ports, others_on(*ports))
+
+    assert caught.value.code == "vm_manager.network.port_unavailable"
+    assert caught.value.details == {"option": "ssh_port_range"}
+
+
+def test_an_identity_is_the_backend_and_a_random_uuid():
+    first, second = new_id("qemu"), new_id("qemu")
+
+    tag, _dash, rest = first.partition("-")
+    assert (tag, uuid.UUID(rest).version) == ("qemu", 4)
+    assert first != second
+
+
+def test_a_mac_address_is_one_of_qemu_and_new():
+    others = []
+    for number in range(300):
+        others.append(minimal_handle(f"vm{number}", mac_addr=new_mac(others)))
+
+    macs = [other.mac_addr for other in others]
+    assert all(re.fullmatch(r"52:54:00(:[0-9a-f]{2}){3}", mac) for mac in macs)
+    assert len(set(macs)) == 300
+
+
+def test_a_mac_address_that_is_taken_is_drawn_again(monkeypatch):
+    module = new_mac.__globals__["os"]
+    drawn = iter([b"\x00\x00\x01", b"\x00\x00\x01", b"\x00\x00\x02"])
+    monkeypatch.setattr(module, "urandom", lambda size: next(drawn))
+
+    mac = new_mac([minimal_handle("a", mac_addr="52:54:00:00:00:01"), minimal_handle("b")])
+
+    assert mac == "52:54:00:00:00:02"
