@@ -132,18 +132,21 @@ class ByHand:
     def _argv(self, fds: list[int], log: int) -> list[str]:
         """Return the command of the machine that was launched by our code, with folder and descriptors of our own."""
         own = iter(fds)
-        words = []
-        for word in self.argv:
-            word = word.replace(self.argv_folder, str(self.folder))
+
+        def translate(word: str) -> str:
             if word.startswith("socket,"):
-                word = ",".join(
+                parts = (
                     f"fd={next(own)}" if part.startswith("fd=") else part
                     for part in word.split(",")
                 )
-            elif word.startswith("fd="):
-                word = f"fd={log},set=1"
-            words.append(word)
-        return words
+                return ",".join(parts)
+            return (
+                f"fd={log},set=1"
+                if word.startswith("fd=")
+                else word.replace(self.argv_folder, str(self.folder))
+            )
+
+        return [translate(word) for word in self.argv]
 
     argv_folder = ""
 
@@ -207,7 +210,7 @@ def measure_tasks(clock: Clock, base: Path, folder: Path, rounds: int) -> None:
     for dummy_round in range(rounds):
         clock.time(
             "process: Python and Ansible's module code",
-            lambda: subprocess.run([sys.executable, "-c", empty]),
+            lambda: subprocess.run([sys.executable, "-c", empty], check=True),
         )
         for name, state in (
             ("create and start", "started"),

@@ -172,7 +172,7 @@ def test_image_that_an_earlier_task_would_bring(hypervisor, tmp_path):
 
 def programs_without(folder: Path, *missing: str) -> str:
     """Return a PATH on which some programs are not to be found."""
-    for place in os.environ["PATH"].split(os.pathsep) + ["/usr/sbin", "/sbin"]:
+    for place in [*os.environ["PATH"].split(os.pathsep), "/usr/sbin", "/sbin"]:
         for program in Path(place).glob("*"):
             link = folder / program.name
             if program.name not in missing and not link.exists() and not link.is_symlink():

@@ -346,9 +346,13 @@ def test_full_disk_halts_the_guest_which_goes_on_when_there_is_room(guests, tmp_
                 "-oBatchMode=yes",
                 "-oStrictHostKeyChecking=no",
                 "-oUserKnownHostsFile=/dev/null",
-            ]
-            + ["-p", str(vm["ssh"]["port"]), "-i", vm["ssh"]["private_key_path"], "vm@127.0.0.1"]
-            + ["dd if=/dev/urandom of=big bs=1M count=16 && sync && echo written"],
+                "-p",
+                str(vm["ssh"]["port"]),
+                "-i",
+                vm["ssh"]["private_key_path"],
+                "vm@127.0.0.1",
+                "dd if=/dev/urandom of=big bs=1M count=16 && sync && echo written",
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,

@@ -50,7 +50,7 @@ def test_a_record_reads_back_as_it_was(case):
     again = load(dump(handle), PATH)
 
     assert again == handle
-    assert type(again.state) is VmState
+    assert isinstance(again.state, VmState)
     assert hash(again.spec.networks) == hash(handle.spec.networks)
 
 

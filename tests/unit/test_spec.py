@@ -10,7 +10,6 @@ import random
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import VmError
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
-    DEFAULTS,
     CloudInit,
     Network,
     PortRange,
@@ -226,19 +225,28 @@ def test_a_wish_goes_over_what_is_there_option_by_option():
 
 
 def test_defaults_answer_every_option_that_a_backend_needs():
-    spec = VmSpec(name="web1").over(DEFAULTS)
+    spec = VmSpec(name="web1").completed()
 
     assert (spec.vcpus, spec.memory_mib, spec.networks) == (1, 1024, (Network("user"),))
     assert (spec.ssh_port_range, spec.accelerator, spec.vnc) == (PortRange(), "auto", False)
+    assert (spec.labels, spec.description) == ({}, "")
     assert spec.has_user_network
-    assert spec.login_user == "vm"
+    assert spec.completed() == spec
 
 
 @pytest.mark.parametrize(
-    ("cloud_init", "user"), [(None, "vm"), (CloudInit(), "vm"), (CloudInit(user="ops"), "ops")]
+    ("cloud_init", "user"),
+    [
+        (None, "vm"),
+        (CloudInit(), "vm"),
+        (CloudInit(user="ops"), "ops"),
+        (CloudInit(user_data={"packages": []}), "vm"),
+        (CloudInit(user_data="#cloud-config\n"), None),
+        (CloudInit(user="ops", user_data="#cloud-config\n"), "ops"),
+    ],
 )
-def test_the_login_user_is_named_or_vm(cloud_init, user):
-    assert VmSpec(name="web1", cloud_init=cloud_init).login_user == user
+def test_the_login_user_is_vm_unless_user_data_as_text_may_make_any(cloud_init, user):
+    assert VmSpec(name="web1", cloud_init=cloud_init).completed().login_user == user
 
 
 ALPHABET = "0123456789.-+ eE,=:/\\'\"\n\r\t\0abkKmMgGtTiB\u212a\u0661\u00b2é🐧\ud800"

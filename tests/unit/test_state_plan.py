@@ -18,7 +18,6 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.plan 
     make_plan,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
-    DEFAULTS,
     CloudInit,
     Network,
     PortRange,
@@ -377,7 +376,7 @@ def test_a_new_machine_needs_no_image_where_the_backend_runs_nothing():
 
 @pytest.mark.parametrize("networks", [(), None], ids=["asked for none", "has none"])
 def test_ssh_is_not_waited_for_without_a_network(networks):
-    spec = replace(NEW.over(DEFAULTS), backend="qemu", networks=())
+    spec = replace(NEW.completed(), backend="qemu", networks=())
     found = found_in(VmState.RUNNING, spec=spec)
     wish = VmSpec("web1", networks=networks)
 

@@ -57,7 +57,7 @@ def run(argv: Sequence[str], *, timeout: float = 60.0, stdin: bytes | None = Non
     """
     program = require_program(argv[0])
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # pylint: disable=ansible-bad-function
             [program, *argv[1:]],
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,

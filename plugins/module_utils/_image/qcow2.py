@@ -67,6 +67,8 @@ def parse_header(head: bytes) -> Header:
         is_encrypted=encryption != 0,
         is_corrupt=bool(features & _CORRUPT),
         tables_end=max(
-            l1_offset + 8 * l1_entries, refcount_offset + (refcount_clusters << cluster_bits)
+            l1_offset + 8 * l1_entries,
+            refcount_offset + (refcount_clusters << cluster_bits),
+            backing_offset + backing_size,
         ),
     )

@@ -133,7 +133,7 @@ def opened(work_dir: str) -> Iterator[Openings]:
 def launch(argv: Sequence[str], openings: Openings) -> Launched:
     """Start QEMU and its log keeper, detached from the task that starts them."""
     try:
-        qemu = subprocess.Popen(
+        qemu = subprocess.Popen(  # pylint: disable=ansible-bad-function
             argv,
             stdin=subprocess.DEVNULL,
             stdout=openings.stderr,
@@ -148,7 +148,12 @@ def launch(argv: Sequence[str], openings: Openings) -> Launched:
             f"QEMU could not be run: {exc.strerror}.", command=shlex.join(argv)
         ) from exc
     # After QEMU, which takes longer to be ready; what it says meanwhile waits in the pipes.
-    keeper = _start_log_keeper(openings.log_pipes)
+    try:
+        keeper = _start_log_keeper(openings.log_pipes)
+    except BaseException:
+        qemu.kill()
+        qemu.wait()
+        raise
     return Launched(argv, openings.work_dir, qemu, keeper)
 
 
@@ -172,7 +177,7 @@ def _start_log_keeper(pipes: dict[int, str]) -> subprocess.Popen[bytes]:
     source_read, source_write = os.pipe()
     try:
         arguments = [str(word) for pair in pipes.items() for word in pair]
-        keeper = subprocess.Popen(
+        keeper = subprocess.Popen(  # pylint: disable=ansible-bad-function
             [sys.executable, "-I", "-S", "-", str(LOG_LIMIT), *arguments],
             stdin=source_read,
             stdout=subprocess.DEVNULL,

@@ -21,40 +21,51 @@ class BoundedLog:
 
     def __init__(self, path: str, limit: int) -> None:
         self._path, self._limit = path, limit
-        self._open()
+        self._fd: int | None = None
+        self._size = 0
 
-    def _open(self) -> None:
+    def write(self, data: bytes) -> None:
+        """Append ``data``. What cannot be written is lost; the next call tries anew."""
+        try:
+            self._append(data)
+        except OSError:
+            return
+
+    def _append(self, data: bytes) -> None:
+        fd = self._open() if self._fd is None else self._fd
+        if self._size and self._size + len(data) > self._limit:
+            fd = self._rotate(fd)
+        self._size += os.write(fd, data)
+
+    def _open(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         self._fd = os.open(self._path, flags, 0o600)
         self._size = os.fstat(self._fd).st_size
+        return self._fd
 
-    def write(self, data: bytes) -> None:
-        """Append ``data``."""
-        if self._size and self._size + len(data) > self._limit:
-            os.close(self._fd)
+    def _rotate(self, fd: int) -> int:
+        self._fd = None  # whatever fails from here on, this descriptor is not ours any more
+        os.close(fd)
+        if os.path.exists(self._path):
             os.replace(self._path, self._path + ".1")
-            self._open()
-        os.write(self._fd, data)
-        self._size += len(data)
+        return self._open()
 
 
 def keep(limit: int, pipes: dict[int, str]) -> None:
-    """Copy each pipe to its log until every writer has closed it. A full disk loses lines, never stops the writer."""
+    """Copy each pipe to its log until every writer has closed it. Trouble loses lines, never stops the writer."""
     logs = {fd: BoundedLog(path, limit) for fd, path in pipes.items()}
     poll = select.poll()
-    for fd in logs:
+    for fd, log in logs.items():
+        log.write(b"")  # so that the file is there before its first line
         poll.register(fd, select.POLLIN)
     while logs:
         for fd in [ready[0] for ready in poll.poll()]:
             data = os.read(fd, min(65536, limit))
-            if not data:
+            if data:
+                logs[fd].write(data)
+            else:
                 poll.unregister(fd)
                 del logs[fd]
-                continue
-            try:
-                logs[fd].write(data)
-            except OSError:
-                continue
 
 
 def main(arguments: list[str]) -> None:
