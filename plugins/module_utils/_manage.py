@@ -53,7 +53,7 @@ def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
                 f"{option}: {params[option]} is negative.", "Give seconds from 0 on.", option=option
             )
     image = params.get("image")
-    spec = spec_from_params({**params, "image": os.path.abspath(image) if image else None})
+    spec = spec_from_params({**params, "image": os.path.realpath(image) if image else None})
     if image == "":
         raise InvalidSpec(
             "image: the path is empty.", "Give the path of a disk image.", option="image"

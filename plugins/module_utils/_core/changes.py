@@ -59,8 +59,10 @@ def differing(old: VmSpec, new: VmSpec, effect: Effect = Effect.NEXT_START) -> t
 def check_change(old: VmSpec, new: VmSpec, disk_bytes: int | None, ssh_port: int | None) -> None:
     """Raise ``CannotChange`` for the first option that cannot become what ``new`` says on an existing machine."""
     for name in differing(old, new, Effect.NEVER):
+        # cloud_init may hold secrets
+        shown = "" if name == "cloud_init" else f", {getattr(old, name)!r}"
         raise CannotChange(
-            f"{name}: the VM '{old.name}' was created with another value.", option=name
+            f"{name}: the VM '{old.name}' was created with another value{shown}.", option=name
         )
     if new.disk_size is not None and disk_bytes is not None and new.disk_size < disk_bytes:
         raise InvalidSpec(

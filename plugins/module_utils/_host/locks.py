@@ -96,7 +96,7 @@ def is_held(path: str) -> bool:
 def record_lock_holder(path: str) -> int | None:
     """Return the process that holds a POSIX record lock on a file, as QEMU does on its pid file; ``None`` if nobody does."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
