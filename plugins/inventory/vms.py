@@ -17,8 +17,8 @@ description:
   - The name of the file must be C(hypervisor.yml) or end with C(.hypervisor.yml); C(.yaml) is fine too.
   - Each machine is a host, with a variable for each of its fields, named as in RV(cloudnebula.hypervisor.vm_info#module:vms)
     after O(hostvars_prefix), such as C(vm_state) and C(vm_memory_mb).
-  - A machine that can be reached also has C(ansible_host), C(ansible_port), C(ansible_user), C(ansible_ssh_common_args), and
-    C(ansible_ssh_private_key_file) if a key was made for it. One that does not run has none of them.
+  - A machine that can be reached also has C(ansible_host), C(ansible_port), C(ansible_ssh_common_args), C(ansible_user) if the account
+    is known, and C(ansible_ssh_private_key_file) if a key was made for it. One that does not run has none of them.
   - Each host is in the group O(group), and in groups by state (C(state_running)), backend (C(backend_qemu)) and label (C(label_tier_web)).
   - The folder of the machines is read as the user who runs Ansible, who must be the one that created them, or root.
 notes:

@@ -32,7 +32,7 @@ def run(module: AnsibleModule, act: Callable[[Task], dict[str, Any]]) -> NoRetur
     """Do what the task asks; end the module with the result, or with one error of our family."""
     # Ansible hides a secret by blotting out equal text in the whole result. Inside user-data every word counts as
     # secret, even "1" or the host's name; so we keep secrets out of the result and the echoed options ourselves.
-    module.no_log_values = set()
+    secrets, module.no_log_values = module.no_log_values, set()
     echo = {"module_args": hide(module.params)}
     task = Task(module.params, bool(module.check_mode))
     try:
@@ -41,6 +41,7 @@ def run(module: AnsibleModule, act: Callable[[Task], dict[str, Any]]) -> NoRetur
         _warn(module, task)
         module.fail_json(msg=exc.message, error=exc.as_dict(), invocation=echo)
     except Exception as exc:
+        module.no_log_values = secrets  # nobody knows what is in an error that nobody expected
         error = {
             "code": "vm_manager.internal",
             "help": "This is a defect: please report it.",

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible.inventory.group import to_safe_group_name
-
-KNOWN_HOSTS = "known_hosts"
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.layout import KNOWN_HOSTS
 
 _PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # No blank, comma or brace, which mean something in patterns and templates; no slash, as file names are made of it.

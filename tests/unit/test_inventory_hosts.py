@@ -10,7 +10,7 @@ import shlex
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.handle import VmHandle
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
-    DEFAULTS,
+    CloudInit,
     VmSpec,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
@@ -34,9 +34,9 @@ CONNECTION = {
 }
 
 
-def machine(state=VmState.RUNNING, address="127.0.0.1", labels=None, **record):
+def machine(state=VmState.RUNNING, address="127.0.0.1", wish=None, **record):
     """Return a machine as the modules show it."""
-    spec = VmSpec(name="web1", labels=labels).over(DEFAULTS)
+    spec = VmSpec(name="web1", **(wish or {})).completed()
     record = {
         "work_dir": "/d/vms/web1",
         "ssh_host_port": 10061,
@@ -64,9 +64,17 @@ def test_running_machine_can_be_connected_to():
         ({"address": None}, set(CONNECTION)),
         ({"ssh_host_port": None}, set(CONNECTION)),
         ({"private_key_path": None}, {"ansible_ssh_private_key_file"}),
+        ({"wish": {"cloud_init": CloudInit(user_data="#!/bin/sh")}}, {"ansible_user"}),
         ({"state": VmState.SUSPENDED}, set()),
     ],
-    ids=["stopped", "no address yet", "no network", "keys of the user", "suspended"],
+    ids=[
+        "stopped",
+        "no address yet",
+        "no network",
+        "keys of the user",
+        "account unknown",
+        "suspended",
+    ],
 )
 def test_only_what_is_there_is_named(case, missing):
     found = connection(machine(**case))
@@ -137,7 +145,7 @@ def test_style_refuses_what_ansible_could_not_use(style, complaint):
     ],
 )
 def test_groups_by_state_backend_and_label(labels, groups):
-    assert host_groups(machine(labels=labels), STYLE) == [
+    assert host_groups(machine(wish={"labels": labels}), STYLE) == [
         "vms",
         "state_running",
         "backend_qemu",
@@ -148,7 +156,7 @@ def test_groups_by_state_backend_and_label(labels, groups):
 def test_groups_may_have_other_names():
     style = Style(group="my lab", group_prefix="lab-")
 
-    groups = host_groups(machine(labels={"a": "b"}), style)
+    groups = host_groups(machine(wish={"labels": {"a": "b"}}), style)
 
     assert groups == ["my_lab", "lab_state_running", "lab_backend_qemu", "lab_label_a_b"]
 

@@ -1,0 +1,336 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where a task becomes a call and the result becomes JSON: run with Ansible's own AnsibleModule."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import syslog
+
+import pytest
+from ansible.module_utils import basic
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common import warnings as ansible_warnings
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._arguments import VM, VM_INFO
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
+    HostError,
+    VmError,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._manage import (
+    describe_vms,
+    manage_vm,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._module import run
+from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import KEY, SECRET
+
+try:
+    from ansible.module_utils.testing import patch_module_args
+except ImportError:  # before ansible-core 2.19
+
+    @contextlib.contextmanager
+    def patch_module_args(args):
+        old = basic._ANSIBLE_ARGS
+        basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": args}).encode()
+        yield
+        basic._ANSIBLE_ARGS = old
+
+
+SECRETS = {
+    "user": "admin",
+    "ssh_authorized_keys": [KEY],
+    "user_data": {"password": SECRET, "runcmd": [["echo", SECRET]]},
+    "meta_data": f"key: {SECRET}",
+    "network_config": {"wifi": {"password": SECRET}},
+}
+
+
+class Edge:
+    """Runs a module as Ansible does, but in this process."""
+
+    def __init__(self, capsys, data_dir):
+        self.capsys = capsys
+        self.data_dir = data_dir
+        self.printed = ""
+
+    def task(self, spec, act, check=False, **options):
+        options = {"data_dir": str(self.data_dir), **options}
+        flags = {"_ansible_check_mode": check, "_ansible_diff": True}
+        self.capsys.readouterr()
+        with patch_module_args({**options, **flags}), pytest.raises(SystemExit) as ended:
+            run(AnsibleModule(argument_spec=spec, supports_check_mode=True), act)
+        self.printed, errors = self.capsys.readouterr()
+        assert errors == ""
+        result = json.loads(self.printed)
+        assert ended.value.code == (1 if result.get("failed") else 0)
+        return result
+
+    def vm(self, name="web1", check=False, **options):
+        options = {"backend": "noop", **options}
+        return self.task(VM, manage_vm, check, name=name, **options)
+
+    def info(self, **options):
+        return self.task(VM_INFO, describe_vms, **options)
+
+
+@pytest.fixture
+def edge(capsys, tmp_path, monkeypatch):
+    # A process that has imported Ansible's controller takes itself for one, and sends warnings elsewhere.
+    internal = sys.modules.get("ansible.module_utils._internal")  # from ansible-core 2.19 on
+    if internal is not None:
+        monkeypatch.setattr(internal, "is_controller", False)
+    ansible_warnings._global_warnings.clear()
+    return Edge(capsys, tmp_path / "data")
+
+
+def text_of(warnings):
+    return json.dumps(warnings)
+
+
+def test_a_machine_is_made_once(edge):
+    first = edge.vm(vcpus=2)
+    second = edge.vm(vcpus=2)
+
+    assert (first["changed"], first["actions"]) == (True, ["prepare", "start"])
+    assert (second["changed"], second["actions"]) == (False, [])
+    assert first["vm"] == second["vm"]
+    assert (first["vm"]["state"], first["vm"]["vcpus"]) == ("running", 2)
+    assert first["diff"]["before"] == {}
+    assert first["diff"]["after"] == second["diff"]["before"] == second["diff"]["after"]
+    assert "failed" not in first
+
+
+def test_an_error_of_ours_comes_out_whole_and_without_a_traceback(edge):
+    result = edge.vm(vcpus=0)
+
+    assert result["failed"] is True
+    assert result["msg"] == "vcpus: 0 is not between 1 and 1024."
+    assert result["error"] == {
+        "code": "vm_manager.create.invalid_vcpus",
+        "help": "Give at least 1 virtual CPU.",
+        "details": {"option": "vcpus"},
+    }
+    assert "exception" not in result
+    assert "Traceback" not in edge.printed
+    assert not edge.data_dir.exists()
+
+
+def test_details_without_a_value_are_left_out(edge):
+    def act(task):
+        raise VmError("It broke.", pid=None, path="/x", count=0)
+
+    assert edge.task(VM_INFO, act)["error"]["details"] == {"path": "/x", "count": 0}
+
+
+@pytest.mark.parametrize("text", ["plain", f"with {SECRET} inside"])
+def test_an_unexpected_error_is_a_defect_to_report_and_tells_no_secret(edge, text):
+    def act(task):
+        raise RuntimeError(text)
+
+    result = edge.task(VM, act, name="web1", cloud_init=SECRETS)
+
+    assert result["failed"] is True
+    assert result["error"]["code"] == "vm_manager.internal"
+    assert "report" in result["error"]["help"]
+    assert result["msg"].startswith("Unexpected error: RuntimeError(")
+    assert SECRET not in edge.printed
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"check": True},
+        {"vcpus": 0},
+        {"image_format": "vmdk"},
+        {"vcpus": "many"},
+        {"no_such_option": 1},
+        {"state": "absent"},
+        {"wait_timeout": -1},
+    ],
+    ids=repr,
+)
+def test_no_secret_is_printed_or_logged_whatever_the_end(edge, monkeypatch, options):
+    logged = []
+    monkeypatch.setattr(basic, "has_journal", False)
+    monkeypatch.setattr(syslog, "syslog", lambda *words: logged.append(repr(words)))
+
+    edge.vm(cloud_init=SECRETS, **options)
+
+    assert "web1" in edge.printed + "".join(logged)
+    assert SECRET not in edge.printed
+    assert SECRET not in "".join(logged)
+
+
+def test_a_changed_secret_is_refused_without_being_told(edge):
+    edge.vm(cloud_init=SECRETS)
+
+    result = edge.vm(cloud_init={**SECRETS, "user_data": {"password": "other-secret"}})
+
+    assert result["error"]["code"] == "vm_manager.spec.cannot_change"
+    assert "other-secret" not in edge.printed
+    assert SECRET not in edge.printed
+
+
+def test_words_of_user_data_are_not_blotted_out_of_the_result(edge):
+    data = {"hostname": "web1", "count": "1", "state": "running", "where": str(edge.data_dir)}
+
+    result = edge.vm(cloud_init={"user_data": data})
+
+    assert (result["vm"]["name"], result["vm"]["state"]) == ("web1", "running")
+    assert result["vm"]["paths"]["work_dir"] == str(edge.data_dir / "vms" / "web1")
+    assert "VALUE_SPECIFIED" not in edge.printed
+
+
+def test_the_echo_of_the_options_says_what_was_hidden(edge):
+    echo = edge.vm(cloud_init={**SECRETS, "meta_data": None}, vcpus=3)["invocation"]["module_args"]
+
+    shown = echo["cloud_init"]
+    assert (echo["vcpus"], shown["user"], shown["meta_data"]) == (3, "admin", None)
+    assert shown["user_data"] == shown["network_config"] == "(hidden)"
+
+
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({"stop_timeout": -1}, "stop_timeout"),
+        ({"wait_timeout": -1}, "wait_timeout"),
+        ({"image": ""}, "image"),
+        ({"name": "../x"}, "name"),
+        ({"networks": [], "wait_for": "ssh"}, "wait_for"),
+        ({"memory": "a lot"}, "memory"),
+    ],
+)
+@pytest.mark.parametrize("check", [False, True])
+def test_wrong_input_fails_before_anything_is_touched(edge, options, option, check):
+    result = edge.vm(check=check, **options)
+
+    assert result["failed"] is True
+    assert result["error"]["details"] == {"option": option}
+    assert result["msg"].startswith(f"{option}: ")
+    assert not edge.data_dir.exists()
+
+
+@pytest.mark.parametrize("goal", ["present", "absent", "started", "stopped", "suspended"])
+@pytest.mark.parametrize("there", [False, True], ids=["new", "existing"])
+def test_check_mode_tells_what_the_run_does_and_touches_nothing(edge, goal, there):
+    if there:
+        edge.vm()
+    before = sorted(edge.data_dir.rglob("*"))
+    wish = {"state": goal, "labels": {"a": "1"}}
+
+    told = edge.vm(check=True, **wish)
+    untouched = sorted(edge.data_dir.rglob("*")) == before
+    done = edge.vm(**wish)
+
+    assert untouched
+    assert told["diff"] == done["diff"]
+    for key in ("changed", "actions", "restart_required"):
+        assert told[key] == done[key]
+    for key in ("name", "state", "vcpus", "labels", "memory_mb"):
+        assert told["vm"][key] == done["vm"][key]
+
+
+def test_a_change_that_waits_for_a_restart_is_warned_of_by_name(edge):
+    edge.vm()
+
+    result = edge.vm(vcpus=4, memory="2GiB")
+
+    assert (result["actions"], result["restart_required"]) == (["prepare"], True)
+    assert "vcpus, memory" in text_of(result["warnings"])
+    assert edge.vm(state="restarted")["restart_required"] is False
+
+
+def test_warnings_are_told_also_when_the_task_fails(edge):
+    def act(task):
+        task.warnings.append("The floor is wet.")
+        raise HostError("It slipped.")
+
+    result = edge.task(VM_INFO, act)
+
+    assert result["msg"] == "It slipped."
+    assert "The floor is wet." in text_of(result["warnings"])
+
+
+def test_removing_keeps_foreign_files_and_warns(edge):
+    edge.vm()
+    notes = edge.data_dir / "vms" / "web1" / "notes.txt"
+    notes.write_text("mine")
+
+    result = edge.vm(state="absent")
+
+    assert (result["actions"], result["vm"]["state"]) == (["stop", "destroy"], "destroyed")
+    assert notes.read_text() == "mine"
+    assert f"{notes} was not made by this collection" in text_of(result["warnings"])
+    assert edge.vm(state="absent")["changed"] is False
+
+
+def test_a_removal_that_was_killed_is_finished_by_the_next_task(edge):
+    edge.vm()
+    vms = edge.data_dir / "vms"
+    (vms / "web1").rename(vms / ".web1.trash")
+
+    result = edge.vm(state="absent")
+
+    assert result["changed"] is False
+    assert list(vms.iterdir()) == []
+
+
+def test_waiting_for_ssh_on_a_machine_that_only_pretends_is_short(edge):
+    assert edge.vm(wait_for="ssh", wait_timeout=1)["vm"]["ssh"]["host"] == "127.0.0.1"
+
+
+def test_all_machines_are_shown_sorted(edge):
+    for name in ("b", "a", "c"):
+        edge.vm(name)
+
+    result = edge.info()
+
+    assert [vm["name"] for vm in result["vms"]] == ["a", "b", "c"]
+    assert result["changed"] is False
+    assert result["vms"][1] == edge.vm("b")["vm"]
+
+
+def test_named_machines_are_shown_once_and_in_order(edge):
+    for name in ("a", "b"):
+        edge.vm(name)
+
+    result = edge.info(name=["b", "nobody", "a", "b"])
+
+    assert [vm["name"] for vm in result["vms"]] == ["b", "a"]
+
+
+def test_no_machine_is_an_empty_list_and_nothing_is_made(edge):
+    assert edge.info()["vms"] == []
+    assert edge.info(name=["web1"])["vms"] == []
+    assert edge.info(name=[])["vms"] == []
+    assert not edge.data_dir.exists()
+
+
+def test_a_name_that_cannot_be_is_an_error_also_when_looking(edge):
+    assert edge.info(name=["../x"])["error"]["code"] == "vm_manager.spec.invalid_name"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"",
+        b"[]",
+        b'{"schema": 99}',
+        b'{"schema": 1, "name": "bad", "spec": {"name": "bad", "labels": 5}, "state": "stopped"}',
+    ],
+)
+def test_one_damaged_record_hides_no_other(edge, damage):
+    edge.vm("good")
+    edge.vm("bad")
+    (edge.data_dir / "vms" / "bad" / "vm.json").write_bytes(damage)
+
+    result = edge.info()
+    changed = edge.vm("bad")
+
+    assert [vm["name"] for vm in result["vms"]] == ["good"]
+    assert "bad/vm.json" in text_of(result["warnings"])
+    assert changed["error"]["code"] == "vm_manager.vm.bad_record"
+    assert edge.vm("new")["changed"] is True
