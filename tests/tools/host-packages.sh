@@ -18,6 +18,7 @@ test   genisoimage      genisoimage
 test   xorriso          xorriso
 test   iproute2         ip
 test   procps           ps
+test   socat            socat
 guest  syslinux         syslinux
 guest  syslinux-common  /usr/lib/syslinux/mbr/mbr.bin
 guest  mtools           mcopy

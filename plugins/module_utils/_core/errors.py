@@ -114,7 +114,7 @@ class ImageRefused(VmError):
 
 
 class FormatDetectionFailed(VmError):
-    """qemu-img could not read the image."""
+    """The image cannot be read as what it is said to be."""
 
     code = "vm_manager.image.format_detection_failed"
     default_help = (

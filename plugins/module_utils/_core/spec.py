@@ -58,6 +58,9 @@ class PortRange:
     first: int = 10022
     last: int = 10122
 
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
 
 @dataclass(frozen=True)
 class VmSpec:

@@ -14,9 +14,11 @@ from typing import Any
 from .changes import differing
 from .handle import VmHandle
 from .layout import CONSOLE_LOG, QEMU_LOG
-from .sizes import show_size
-from .spec import VmSpec
+from .sizes import MIB, show_size
+from .spec import CloudInit, VmSpec
 from .state import VmState
+
+SSH_HOST = "127.0.0.1"  # where the host's end of a user-mode network listens
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def predict_vm(spec: VmSpec, backend: str, state: VmState) -> dict[str, Any]:
     networks: list[dict[str, Any]] = [
         {"type": net.type, "mac": None, "ip_addresses": []} for net in spec.networks or ()
     ]
+    ssh = {"host": SSH_HOST, "port": None, "user": spec.login_user, "private_key_path": None}
     return {
         **_show_identity(spec.name, spec, backend),
         "id": None,
@@ -102,11 +105,11 @@ def predict_vm(spec: VmSpec, backend: str, state: VmState) -> dict[str, Any]:
         "disks": [],
         "networks": networks,
         "ip_address": None,
-        "ssh": None,
+        "ssh": ssh if spec.has_user_network and state is not VmState.DESTROYED else None,
         "console": {"type": "none", "path": None},
         "vnc": None,
         "pid": None,
-        "paths": None,
+        "paths": dict.fromkeys(("work_dir", "qmp_socket", "console_log", "hypervisor_log")),
         "accelerator": None,
         "accelerator_reason": None,
         "stopped_by": None,
@@ -152,7 +155,7 @@ def _show_ssh(vm: Vm) -> dict[str, Any] | None:
     if handle.ssh_host_port is None or not spec.has_user_network:
         return None
     return {
-        "host": "127.0.0.1",
+        "host": SSH_HOST,
         "port": handle.ssh_host_port,
         "user": handle.spec.login_user,
         "private_key_path": handle.private_key_path,
@@ -170,27 +173,35 @@ def _show_paths(handle: VmHandle) -> dict[str, Any]:
 
 
 def show_options(spec: VmSpec, backend: str, state: VmState) -> Mapping[str, Any]:
-    """Return one side of a diff: the options as they are set, without secrets and without generated values."""
+    """Return one side of a diff: the options as users know them, without secrets and generated values."""
     if state is VmState.DESTROYED:
         return {}
-    cloud_init = spec.cloud_init
-    hidden = ("user_data", "meta_data", "network_config")
     return {
-        **_show_identity(spec.name, spec, backend),
+        "name": spec.name,
+        "backend": backend,
         "state": state.value,
+        "image": spec.image,
         "image_format": spec.image_format,
+        "vcpus": spec.vcpus,
+        "memory": None if spec.memory_mib is None else show_size(spec.memory_mib * MIB),
         "disk_size": None if spec.disk_size is None else show_size(spec.disk_size),
         "networks": [dict(vars(network)) for network in spec.networks or ()],
-        "cloud_init": None
-        if cloud_init is None
-        else {
-            "hostname": cloud_init.hostname,
-            "user": cloud_init.user,
-            "ssh_authorized_keys": list(cloud_init.ssh_authorized_keys or ()),
-            **{key: "(hidden)" for key in hidden if getattr(cloud_init, key) is not None},
-        },
+        "ssh_port_range": None if spec.ssh_port_range is None else str(spec.ssh_port_range),
+        "cloud_init": None if spec.cloud_init is None else _show_cloud_init(spec.cloud_init),
         "accelerator": spec.accelerator,
         "cpu": spec.cpu,
         "machine": spec.machine,
         "vnc": spec.vnc,
+        "labels": dict(spec.labels or {}),
+        "description": spec.description or "",
+    }
+
+
+def _show_cloud_init(cloud_init: CloudInit) -> Mapping[str, Any]:
+    secrets = ("user_data", "meta_data", "network_config")
+    return {
+        "hostname": cloud_init.hostname,
+        "user": cloud_init.user,
+        "ssh_authorized_keys": list(cloud_init.ssh_authorized_keys or ()),
+        **{name: "(hidden)" for name in secrets if getattr(cloud_init, name) is not None},
     }
