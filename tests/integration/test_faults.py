@@ -15,20 +15,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import in_guest, sha256
+from conftest import in_guest, sha256, wait_until
 
 
 def kill(pid, signum=signal.SIGKILL):
     """Send a signal to a process that this test started."""
     os.kill(pid, signum)
-
-
-def wait_until(condition, seconds=10):
-    """Wait for what another process does."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def test_started_again_while_it_runs(idle):

@@ -8,12 +8,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from dataclasses import replace
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     OverlayFailed,
     VmError,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
+    CloudInit,
+    VmSpec,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store import Store
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.inspect import (
     Image,
     inspect_image,
@@ -22,6 +29,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.over
     create_overlay,
     grow_overlay,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu import preparation
 
 MIB = 1024**2
 REFUSED = "vm_manager.image.refused"
@@ -176,3 +184,15 @@ def test_an_overlay_that_cannot_be_made_leaves_nothing(tmp_path):
         create_overlay(str(tmp_path / "overlay.qcow2"), missing, MIB)
 
     assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_was_left_half_way_gets_the_size_of_the_next_wish(tmp_path, qemu_img, disk):
+    store = Store(str(tmp_path / "data"))
+    keys = CloudInit(ssh_authorized_keys=())
+    wish = VmSpec("web1", image=str(disk), disk_size=16 * MIB, cloud_init=keys).completed()
+    made = preparation.create(wish, None, store)
+    left = store.save(made.evolve(state=VmState.PREPARING, overlay_path=None, disk_bytes=None))
+
+    done = preparation.create(replace(left.spec, disk_size=32 * MIB), left, store)
+
+    assert done.disk_bytes == info(qemu_img, done.overlay_path)["virtual-size"] == 32 * MIB

@@ -10,7 +10,7 @@ import socket
 import time
 from pathlib import Path
 
-from conftest import ROOT, command_line, in_guest, play, sha256
+from conftest import ROOT, command_line, in_guest, play, sha256, wait_until
 
 STORIES = ROOT / "tests" / "integration" / "stories"
 
@@ -120,13 +120,12 @@ def test_console_is_a_terminal_and_is_logged(guests):
         seen = b""
         while b"from-42" not in seen:
             seen += console.recv(4096)
-    assert "from-42" in Path(vm["paths"]["console_log"]).read_text(errors="replace")
+    log = Path(vm["paths"]["console_log"])
+    wait_until(lambda: "from-42" in log.read_text(errors="replace"))
 
     guests.vm(state="restarted", force=True)
 
-    assert "from-42" in Path(vm["paths"]["console_log"]).read_text(errors="replace"), (
-        "the log survives a restart"
-    )
+    assert "from-42" in log.read_text(errors="replace"), "the log survives a restart"
 
 
 def test_comma_and_space_in_paths(guests, smoke_image, tmp_path):

@@ -31,7 +31,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._noop.backend import (
     NoopBackend,
 )
-from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import GIB
+from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import GIB, SECRET
 
 CHANGED = {
     "name": "web2",
@@ -154,6 +154,16 @@ def test_an_option_of_creation_cannot_be_changed(bench, name):
     assert caught.value.code == "vm_manager.spec.cannot_change"
     assert caught.value.details == {"option": name}
     assert bench.found() == before
+
+
+def test_the_refusal_of_another_cloud_init_tells_neither():
+    old = replace(OLD, cloud_init=CloudInit(user_data=SECRET))
+    new = replace(OLD, cloud_init=CloudInit(user_data=f"other-{SECRET}"))
+
+    with pytest.raises(VmError) as caught:
+        check_change(old, new, None, None)
+
+    assert SECRET not in repr((caught.value.message, caught.value.as_dict()))
 
 
 @pytest.mark.parametrize("name", sorted(CHANGED))

@@ -84,6 +84,10 @@ GOOD = {
         *(qcow2(incompatible=COMPRESSION | EXTENDED_L2), None),
         *("qcow2", GIB),
     ),
+    "tables that end with the file": (
+        *(qcow2(l1_offset=4 * CLUSTER - 16), None),
+        *("qcow2", GIB),
+    ),
     "smallest clusters": (qcow2(cluster_bits=9), None, "qcow2", GIB),
     "largest clusters": (
         *(qcow2(cluster_bits=21, refcount_clusters=0, l1_offset=0), None),

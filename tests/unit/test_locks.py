@@ -106,8 +106,11 @@ def test_a_zombie_holds_no_record_lock(tmp_path):
 def test_a_number_in_the_file_proves_nothing(tmp_path, text):
     (tmp_path / "qemu.pid").write_text(text)
 
-    assert record_lock_holder(str(tmp_path / "qemu.pid")) is None
-    assert find_process(str(tmp_path)) is None
+    begin = time.monotonic()
+    found = find_process(str(tmp_path))
+
+    assert (record_lock_holder(str(tmp_path / "qemu.pid")), found) == (None, None)
+    assert time.monotonic() - begin < 0.5
 
 
 def test_a_lock_of_another_kind_names_nobody(tmp_path):
@@ -258,6 +261,30 @@ def test_a_lock_file_that_was_replaced_is_opened_anew(tmp_path):
         assert path.exists()
 
     os.close(old)
+
+
+@pytest.mark.parametrize("comes_back", [False, True], ids=["gone", "made anew"])
+def test_a_lock_file_that_vanishes_between_open_and_lock_is_not_relied_on(
+    tmp_path, monkeypatch, comes_back
+):
+    path, real = tmp_path / "lock", fcntl.flock
+    inodes = []
+
+    def flock(fd, flags):
+        if not inodes:
+            path.unlink()
+            if comes_back:
+                path.touch()
+        inodes.append(os.fstat(fd).st_ino)
+        return real(fd, flags)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    keep_inode = os.open(path, os.O_RDWR | os.O_CREAT)  # so that its number is not given away
+
+    with exclusive(str(path), 5, "it"):
+        assert path.stat().st_ino == inodes[-1] != inodes[0]
+
+    os.close(keep_inode)
 
 
 @pytest.mark.parametrize("count", [50])

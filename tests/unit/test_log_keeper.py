@@ -170,6 +170,17 @@ def test_a_flood_takes_no_more_than_twice_the_limit(tmp_path, start):
     assert len(tail) > LIMIT
 
 
+def test_a_file_may_be_as_long_as_the_limit(tmp_path, start):
+    keeper = start(tmp_path / "log")
+
+    keeper.write(b"x" * (LIMIT - 5))
+    await_text(tmp_path / "log", b"x")
+    keeper.write(b"y" * 5)
+    keeper.end()
+
+    assert sizes(tmp_path) == {"log": LIMIT}
+
+
 @pytest.mark.parametrize("limit", [1, 10])
 def test_the_smallest_limits_hold(tmp_path, start, limit):
     keeper = start(tmp_path / "log", limit=limit)

@@ -213,6 +213,19 @@ def test_wrong_input_fails_before_anything_is_touched(edge, options, option, che
     assert not edge.data_dir.exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stop_timeout": 0, "wait_timeout": 0},
+        {"state": "stopped", "networks": [], "wait_for": "ssh"},
+        {"state": "absent", "networks": [], "wait_for": "ssh"},
+    ],
+    ids=repr,
+)
+def test_what_only_looks_wrong_is_taken(edge, options):
+    assert "failed" not in edge.vm(**options)
+
+
 @pytest.mark.parametrize("goal", ["present", "absent", "started", "stopped", "suspended"])
 @pytest.mark.parametrize("there", [False, True], ids=["new", "existing"])
 def test_check_mode_tells_what_the_run_does_and_touches_nothing(edge, goal, there):

@@ -20,6 +20,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.plan 
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
     CloudInit,
     Network,
+    PortRange,
     VmSpec,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import (
@@ -211,6 +212,12 @@ def test_a_network_that_comes_later_gets_its_address_then(bench):
     assert (before["networks"], before["ssh"], before["ip_address"]) == ([], None, None)
     assert after["networks"][0]["mac"].startswith("52:54:00:")
     assert (after["ip_address"], after["ssh"]["user"]) == ("127.0.0.1", "vm")
+
+
+def test_the_port_comes_from_the_range_that_was_asked_for(bench):
+    bench.bring(replace(FIRST, ssh_port_range=PortRange(20000, 20000)), Goal.PRESENT)
+
+    assert bench.found().handle.ssh_host_port == 20000
 
 
 def test_ssh_is_shown_as_long_as_the_network_is_there(bench):

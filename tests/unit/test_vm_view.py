@@ -109,6 +109,13 @@ def test_both_sides_of_a_diff_have_the_same_keys(spec):
     json.dumps(sides)
 
 
+@pytest.mark.parametrize(("state", "shown"), [(VmState.RUNNING, True), (VmState.STOPPED, False)])
+def test_ssh_is_shown_as_long_as_the_process_has_the_network(state, shown):
+    without = FULL_HANDLE.evolve(spec=replace(FULL_SPEC, networks=()))
+
+    assert (show_vm(Vm(without, state))["ssh"] is not None) == shown
+
+
 def test_a_machine_that_does_not_run_tells_what_ended_it():
     shown = show_vm(Vm(FULL_HANDLE, VmState.STOPPED))
 

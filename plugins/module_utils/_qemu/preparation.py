@@ -44,7 +44,8 @@ def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
     write_iso(seed, _seed_files(handle, key))
     overlay = os.path.join(handle.work_dir, OVERLAY)
     size = spec.disk_size or image.virtual_size
-    if not os.path.exists(overlay):
+    # What was left half way has never been started: its disk holds nothing yet, and may have another size.
+    if found or not os.path.exists(overlay):
         create_overlay(overlay, image, size)
     paths = {"overlay_path": overlay, "seed_iso_path": seed}
     return store.save(handle.evolve(state=VmState.PREPARED, disk_bytes=size, **paths))
