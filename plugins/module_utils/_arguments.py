@@ -39,7 +39,7 @@ VM: Spec = {
     "disk_size": {"type": "str"},
     "networks": {"type": "list", "elements": "dict", "options": _NETWORK},
     "ssh_port_range": {"type": "str"},
-    "cloud_init": {"type": "dict", "options": _CLOUD_INIT},
+    "cloud_init": {"type": "dict", "options": _CLOUD_INIT, "no_log": True},
     "accelerator": {"type": "str", "choices": ["auto", "kvm", "tcg"]},
     "cpu": {"type": "str"},
     "machine": {"type": "str"},

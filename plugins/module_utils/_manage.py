@@ -35,6 +35,7 @@ def manage_vm(task: Task) -> dict[str, Any]:
 
 def describe_vms(task: Task) -> dict[str, Any]:
     """Return the machines with the given names, or all; none for a name that no machine has."""
+    _check_path("data_dir", task.params.get("data_dir"))
     router = _router(task.params)
     names = task.params.get("name")
     wanted = (
@@ -52,12 +53,10 @@ def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
             raise InvalidSpec(
                 f"{option}: {params[option]} is negative.", "Give seconds from 0 on.", option=option
             )
+    for option in ("image", "data_dir"):
+        _check_path(option, params.get(option))
     image = params.get("image")
     spec = spec_from_params({**params, "image": os.path.realpath(image) if image else None})
-    if image == "":
-        raise InvalidSpec(
-            "image: the path is empty.", "Give the path of a disk image.", option="image"
-        )
     goal = Goal(params["state"])
     return spec, Power(
         goal,
@@ -65,6 +64,16 @@ def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
         force=bool(params["force"]),
         wait_for_ssh=goal.ends_running and params["wait_for"] == "ssh",
     )
+
+
+def _check_path(option: str, path: str | None) -> None:
+    # A module runs in whatever folder the connection begins in: a relative path would mean another file each time.
+    if path is not None and (not os.path.isabs(path) or "\0" in path):
+        raise InvalidSpec(
+            f"{option}: {path!r} is not an absolute path.",
+            "Give a path that begins with a slash or with ~.",
+            option=option,
+        )
 
 
 def _router(params: Mapping[str, Any]) -> RouterHypervisor:
@@ -99,18 +108,26 @@ def _carry_out(task: Task, router: RouterHypervisor, wish: VmSpec, power: Power)
     _check(plan, found, hypervisor)
     if plan.changed or router.store.has_leftovers(wish.name):
         with router.store.lock(wish.name, wait_timeout):
-            router.store.sweep(wish.name)
+            kept = router.store.sweep(wish.name)
+            looked_at = plan.steps
             plan, found, hypervisor = _decide(router, wish, power)
-            _check(plan, found, hypervisor)
+            if plan.steps != looked_at:
+                _check(plan, found, hypervisor)
             outcome = apply_plan(plan, hypervisor, found.handle if found else None)
             found = hypervisor.observe(outcome.handle) if outcome.handle else None
         task.warnings += [
-            f"{path} was not made by this collection and is kept." for path in outcome.kept
+            f"{path} was not made by this collection and is kept."
+            for path in (*kept, *outcome.kept)
         ]
-    if power.wait_for_ssh and found is not None:
-        _wait_for_ssh(found, wait_timeout)
     shown = show_vm(found) if found else predict_vm(plan.spec, hypervisor.tag, plan.state)
-    return _result(task, plan, found, shown)
+    result = _result(task, plan, found, shown)
+    if power.wait_for_ssh and found is not None:
+        try:
+            _wait_for_ssh(found, wait_timeout)
+        except SshFailed as exc:
+            exc.result = result
+            raise
+    return result
 
 
 def _result(task: Task, plan: Plan, found: Vm | None, shown: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def run(module: AnsibleModule, act: Callable[[Task], dict[str, Any]]) -> NoRetur
         result = act(task)
     except VmError as exc:
         _warn(module, task)
-        module.fail_json(msg=exc.message, error=exc.as_dict(), invocation=echo)
+        module.fail_json(msg=exc.message, error=exc.as_dict(), invocation=echo, **exc.result)
     except Exception as exc:
         module.no_log_values = secrets  # nobody knows what is in an error that nobody expected
         error = {
@@ -56,13 +56,15 @@ def run(module: AnsibleModule, act: Callable[[Task], dict[str, Any]]) -> NoRetur
 
 
 def hide(params: Any) -> Any:
-    """Return options fit to be shown: the documents for cloud-init are left out."""
-    if not isinstance(params, Mapping):
-        return params
-    return {
-        key: "(hidden)" if key in SECRETS and value is not None else hide(value)
-        for key, value in params.items()
-    }
+    """Return options fit to be shown: without the documents for cloud-init, and without what a user pasted wrongly."""
+    if isinstance(params, Mapping):
+        return {
+            key: "(hidden)" if key in SECRETS and value is not None else hide(value)
+            for key, value in params.items()
+        }
+    if isinstance(params, (list, tuple)):
+        return [hide(item) for item in params]
+    return "(hidden)" if isinstance(params, str) and "PRIVATE KEY" in params else params
 
 
 def _warn(module: AnsibleModule, task: Task) -> None:

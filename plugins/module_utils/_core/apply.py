@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from .errors import VmError
 from .handle import VmHandle
 from .hypervisor import Hypervisor
 from .plan import Plan, Step
@@ -23,17 +24,24 @@ class Outcome:
 
 
 def apply_plan(plan: Plan, hypervisor: Hypervisor, found: VmHandle | None) -> Outcome:
-    """Do the steps in order."""
+    """Do the steps in order. A machine that was made here and cannot be started is removed again."""
     outcome = Outcome(found)
     for step in plan.steps:
-        if step.verb is Verb.PREPARE:
-            outcome = replace(outcome, handle=hypervisor.prepare(plan.spec, outcome.handle))
-        elif outcome.handle is not None:
-            outcome = _act(step, hypervisor, outcome.handle)
+        try:
+            outcome = _act(step, plan, hypervisor, outcome)
+        except VmError:
+            if step.verb is Verb.START and found is None and outcome.handle is not None:
+                hypervisor.destroy(outcome.handle)
+            raise
     return outcome
 
 
-def _act(step: Step, hypervisor: Hypervisor, handle: VmHandle) -> Outcome:
+def _act(step: Step, plan: Plan, hypervisor: Hypervisor, before: Outcome) -> Outcome:
+    if step.verb is Verb.PREPARE:
+        return Outcome(hypervisor.prepare(plan.spec, before.handle))
+    handle = before.handle
+    if handle is None:
+        return before
     if step.verb is Verb.DESTROY:
         return Outcome(None, tuple(hypervisor.destroy(handle)))
     if step.verb is Verb.STOP:

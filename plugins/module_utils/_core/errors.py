@@ -25,6 +25,7 @@ class VmError(Exception):
         self.message = message
         self.help = self.default_help if help_text is None else help_text
         self.details = {key: value for key, value in details.items() if value is not None}
+        self.result: Mapping[str, Any] = {}  # what the task had done when it failed
 
     def as_dict(self) -> Mapping[str, Any]:
         """Return what a task result shows of this error."""
@@ -90,7 +91,7 @@ class BackendNotAvailable(Unready):
     default_help = "Install it with the role cloudnebula.hypervisor.hypervisor_host, or choose another backend."
 
 
-class NoImage(Unready):
+class NoImage(InvalidSpec):
     """A new virtual machine needs an image and none was given."""
 
     code = "vm_manager.create.no_image"

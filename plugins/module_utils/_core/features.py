@@ -18,3 +18,4 @@ class Features:
     network_types: tuple[str, ...] = ()
     accelerators: tuple[str, ...] = ()
     needs_image: bool = True
+    machine: str | None = None  # the machine type that a new machine gets

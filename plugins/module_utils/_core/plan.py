@@ -127,14 +127,10 @@ def make_plan(wish: VmSpec, power: Power, found: Vm | None, tag: str, features: 
     spec = replace(_complete(wish, found, power.goal, features), backend=tag)
     if power.goal is not Goal.ABSENT:
         _check_features(spec, power.goal, tag, features)
-    if power.wait_for_ssh and not spec.has_user_network:
-        raise InvalidSpec(
-            f"wait_for: the VM '{spec.name}' has no network over which SSH could be reached.",
-            "Leave wait_for out, or give the VM a network of type user.",
-            option="wait_for",
-        )
     state = found.state if found else VmState.DESTROYED
     verbs = _verbs(spec, power, found)
+    if power.wait_for_ssh:
+        _check_ssh(spec, found, verbs)
     steps = tuple(Step(verb, _patience(verb, verbs, power)) for verb in verbs)
     after = _state_after(state, verbs)
     reasons = _restart_reasons(spec, found, verbs, after)
@@ -156,7 +152,8 @@ def _complete(wish: VmSpec, found: Vm | None, goal: Goal, features: Features) ->
             raise NoImage(
                 f"There is no VM '{wish.name}', and no image to create it from.", option="image"
             )
-        return wish.completed()
+        spec = wish.completed()
+        return replace(spec, machine=spec.machine or features.machine)
     if goal is Goal.ABSENT:
         return found.handle.spec
     handle = found.handle
@@ -166,6 +163,8 @@ def _complete(wish: VmSpec, found: Vm | None, goal: Goal, features: Features) ->
             option="backend",
         )
     spec = wish.over(handle.spec)
+    if handle.spec.disk_size is None and spec.disk_size == handle.disk_bytes:
+        spec = replace(spec, disk_size=None)  # the size that it has anyway
     check_change(handle.spec, spec, handle.disk_bytes, handle.ssh_host_port)
     return spec
 
@@ -180,6 +179,20 @@ def _check_features(spec: VmSpec, goal: Goal, tag: str, features: Features) -> N
         raise _unsupported("vnc", tag)
     if spec.accelerator not in (None, "auto", *features.accelerators):
         raise _unsupported(f"accelerator={spec.accelerator}", tag)
+
+
+def _check_ssh(spec: VmSpec, found: Vm | None, verbs: tuple[Verb, ...]) -> None:
+    starts = found is None or Verb.START in verbs
+    running = spec if found is None or starts else found.handle.booted or found.handle.spec
+    if running.has_user_network:
+        return
+    raise InvalidSpec(
+        f"wait_for: the VM '{spec.name}' has no network over which SSH could be reached.",
+        "Leave wait_for out, or give the VM a network of type user."
+        if starts
+        else "A network that is added now is there after a restart: use state=restarted.",
+        option="wait_for",
+    )
 
 
 def _unsupported(option: str, tag: str) -> Unsupported:
@@ -242,6 +255,8 @@ def _predict(
     handle = found.handle.evolve(spec=spec, booted=found.handle.booted or found.handle.spec)
     if Verb.START in verbs:
         handle = handle.evolve(booted=spec)
+    if spec.disk_size is not None and (Verb.START in verbs or not after.has_process):
+        handle = handle.evolve(disk_bytes=spec.disk_size)
     if not {Verb.STOP, Verb.START}.isdisjoint(verbs):  # what the next process is like, nobody knows
         handle = handle.evolve(accelerator=None, accelerator_reason=None, stopped_by=None)
         return show_vm(Vm(handle, after))

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 
 from .._core.errors import HostError
@@ -30,6 +32,37 @@ def make_private_folder(path: str) -> None:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, mode=0o700)
+
+
+def refuse_foreign_folder(path: str, what: str, mode: int = stat.S_IWGRP | stat.S_IWOTH) -> None:
+    """Raise ``HostError`` if somebody else owns a folder, or may write to it by one of the bits in ``mode``."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise HostError(f"{what}: {path} cannot be looked at: {exc.strerror}.", path=path) from exc
+    if found.st_uid != os.geteuid():
+        raise HostError(
+            f"{what}: {path} belongs to another user (uid {found.st_uid}).",
+            "Run the task as that user (become_user), or choose another data_dir.",
+            path=path,
+        )
+    if found.st_mode & mode:
+        raise HostError(
+            f"{what}: other users may write to {path}.",
+            f"Keep them out: chmod go-w {path}",
+            path=path,
+        )
+
+
+def read_private(path: str) -> bytes:
+    """Return the content of a plain file; a link or a pipe in its place is refused like any other failure."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(fd, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a plain file", path)
+        return stream.read()
 
 
 def write_atomically(path: str, data: bytes, mode: int = 0o600) -> None:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import struct
@@ -18,6 +17,7 @@ from .._core.errors import Busy
 from .files import doing
 
 _FLOCK = "hhqqi"  # struct flock: type, whence, start, length, pid
+_WHOLE_FILE = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _PAUSE = 0.02
 
 
@@ -38,15 +38,11 @@ def _acquire(path: str, deadline: float, what: str) -> int:
     while True:
         with doing(f"open the lock {path}"):
             flags = os.O_RDONLY if os.path.isdir(path) else os.O_RDWR | os.O_CREAT
-            fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_still(fd, path):
-                return fd
-        except OSError as exc:
-            if exc.errno not in (errno.EAGAIN, errno.EACCES):
-                os.close(fd)
-                raise
+            with doing(f"lock {path}"):
+                if _is_free(fd) and _is_still(fd, path):
+                    return fd
         except BaseException:
             os.close(fd)
             raise
@@ -54,6 +50,14 @@ def _acquire(path: str, deadline: float, what: str) -> int:
         if time.monotonic() >= deadline:
             raise Busy(f"Another task works on {what}.", lock=path)
         time.sleep(_PAUSE)
+
+
+def _is_free(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_still(fd: int, path: str) -> bool:
@@ -67,11 +71,12 @@ def _is_still(fd: int, path: str) -> bool:
 def hold_while_alive(path: str) -> int | None:
     """Return a descriptor whose lock lasts as long as any process has it open; ``None`` if another holds it.
 
-    A process that inherits the descriptor proves by the lock that it is alive, from its first moment on.
+    A process that inherits the descriptor proves by the lock that it is alive, from its first moment on. The lock
+    belongs to the open file, not to a process, so it can be looked at without being taken (fcntl(2), OFD locks).
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WHOLE_FILE)
     except OSError:
         os.close(fd)
         return None
@@ -80,28 +85,23 @@ def hold_while_alive(path: str) -> int | None:
 
 def is_held(path: str) -> bool:
     """Tell whether some process still holds the lock of :func:`hold_while_alive`."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    holder = _look(path, fcntl.F_OFD_GETLK)
+    return holder is not None
 
 
 def record_lock_holder(path: str) -> int | None:
     """Return the process that holds a POSIX record lock on a file, as QEMU does on its pid file; ``None`` if nobody does."""
+    return _look(path, fcntl.F_GETLK)
+
+
+def _look(path: str, question: int) -> int | None:
+    """Ask the kernel who would keep us from locking a file; the number is -1 for a lock that no single process owns."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
-        wanted = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        answer = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, wanted))
+        answer = struct.unpack(_FLOCK, fcntl.fcntl(fd, question, _WHOLE_FILE))
     finally:
         os.close(fd)
     return None if answer[0] == fcntl.F_UNLCK else int(answer[-1])

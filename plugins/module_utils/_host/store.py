@@ -13,13 +13,21 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 
-from .._core.errors import BadRecord, InvalidName
+from .._core.errors import BadRecord, InvalidName, VmError
 from .._core.handle import VmHandle, dump, load
 from .._core.layout import RECORD, is_ours
 from .._core.spec import check_name
-from .files import doing, make_private_folder, sync, write_atomically
+from .files import (
+    doing,
+    make_private_folder,
+    read_private,
+    refuse_foreign_folder,
+    sync,
+    write_atomically,
+)
 from .locks import exclusive
 
 
@@ -57,9 +65,9 @@ class Store:
         """Return a machine's record, or ``None`` if there is no such machine."""
         path = self._record(name)
         self._refuse_link(name)
+        self._refuse_foreign(name)
         try:
-            with open(path, "rb") as stream:
-                raw = stream.read()
+            raw = read_private(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as exc:
@@ -68,11 +76,13 @@ class Store:
         handle = load(raw, path)
         if handle.name != name:
             raise BadRecord(f"The record {path} is that of another VM, '{handle.name}'.", path=path)
+        self._refuse_elsewhere(handle)
         return handle
 
     def save(self, handle: VmHandle) -> VmHandle:
         """Write a machine's record, making its private folder if it has none yet; return the record."""
         self._refuse_link(handle.name)
+        self._refuse_foreign(handle.name)
         if not os.path.isdir(self.work_dir(handle.name)):
             self._make_folder()
             make_private_folder(self.work_dir(handle.name))
@@ -131,7 +141,31 @@ class Store:
         with exclusive(self.folder, timeout, "the port reservations"):
             yield list(self._readable())
 
+    def _refuse_foreign(self, name: str) -> None:
+        self._refuse_foreign_data()
+        refuse_foreign_folder(self.work_dir(name), "data_dir")
+
+    def _refuse_foreign_data(self) -> None:
+        # The user may have made the first one, with whatever group bits their umask left; the others are ours.
+        refuse_foreign_folder(self.data_dir, "data_dir", stat.S_IWOTH)
+        refuse_foreign_folder(self.folder, "data_dir")
+
+    def _refuse_elsewhere(self, handle: VmHandle) -> None:
+        """Refuse a copied or moved record: its paths lead to the files, and the process, of the original."""
+        folder = self.work_dir(handle.name)
+        own = os.path.realpath(folder)
+        files = (handle.overlay_path, handle.seed_iso_path, handle.private_key_path)
+        sockets = (handle.qmp_socket, handle.console_socket)
+        named = {os.path.dirname(path) for path in (*files, *sockets) if path} | {handle.work_dir}
+        if {os.path.realpath(path) for path in named} != {own}:
+            raise BadRecord(
+                f"The record of the VM '{handle.name}' in {folder} was made for the folder {handle.work_dir}.",
+                "Move the data folder back to where it was; a copy of a VM cannot be used.",
+                path=folder,
+            )
+
     def _make_folder(self) -> None:
+        self._refuse_foreign_data()
         make_private_folder(self.data_dir)
         make_private_folder(self.folder)
 
@@ -153,7 +187,7 @@ class Store:
 
     def _readable(self) -> Iterator[VmHandle]:
         for name in self.names():
-            with contextlib.suppress(BadRecord):
+            with contextlib.suppress(VmError):
                 handle = self.load(name)
                 if handle is not None:
                     yield handle

@@ -97,7 +97,7 @@ def _process(vm: VmHandle, launch: Launch) -> list[str]:
 def _board(spec: VmSpec, launch: Launch) -> list[str]:
     tb_size = TB_SIZE_MIB if launch.accelerator == "tcg" else None
     return [
-        *("-machine", option(spec.machine or MACHINES["x86_64"])),
+        *("-machine", option(spec.machine or MACHINES["x86_64"], dump_guest_core="off")),
         *("-accel", option(launch.accelerator, tb_size=tb_size)),
         *("-cpu", launch.cpu),
         *("-smp", str(spec.vcpus)),

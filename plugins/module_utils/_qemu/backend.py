@@ -6,20 +6,17 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
-import signal
-import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._core.errors import (
     InvalidState,
     NoGuestAddress,
-    PortUnavailable,
     QmpCommandFailed,
     QmpConnectFailed,
-    StopFailed,
     VmError,
 )
 from .._core.features import Features
@@ -27,25 +24,22 @@ from .._core.handle import VmHandle
 from .._core.layout import CONSOLE_SOCKET, DEBUG_SOCKET, PID_FILE, QMP_SOCKET, VNC_PASSWORD
 from .._core.spec import VmSpec
 from .._core.state import VmState
-from .._core.vm import ConsoleEndpoint, Vm, VncEndpoint
+from .._core.vm import ConsoleEndpoint, Vm
 from .._host.files import write_atomically
-from .._host.ports import LOOPBACK, is_free
-from .._host.processes import Process
+from .._host.ports import LOOPBACK
 from .._host.store import Store
 from . import preparation
-from .accelerator import choose_accelerator
-from .argv import Launch, build_argv
+from .accelerator import Accelerator, choose_accelerator
+from .argv import MACHINES, Launch, build_argv
 from .host_check import check_host, qemu_binary
 from .identity import find_process
+from .ladder import end_process
 from .launcher import Launched, launch, opened
+from .monitor import LOOK, expect_state, open_monitor, vnc_address, vnc_endpoint
 from .qmp import Qmp
-from .run_state import state_of
+from .run_state import RUN_STATES, state_of
 
 _GREETING = 30.0  # seconds until QEMU answers at its start
-_LOOK = 2.0  # seconds that a look at a running machine may take
-_PRESS_AGAIN = 3.0  # a guest that still boots does not notice the first press of the power button
-_TERM_WAIT = 5.0
-_KILL_WAIT = 10.0
 
 
 class QemuBackend:
@@ -57,6 +51,7 @@ class QemuBackend:
         vnc=True,
         network_types=("user",),
         accelerators=("kvm", "tcg"),
+        machine=MACHINES["x86_64"],
     )
 
     def __init__(self, store: Store) -> None:
@@ -70,6 +65,7 @@ class QemuBackend:
         """Make the machine's files, finish them, or bring them up to ``spec``."""
         if found is not None and found.state is not VmState.PREPARING:
             return preparation.update(spec, found, self._store, running=self._is_alive(found))
+        preparation.refuse_unknown_disk(spec.name, found, self._store)
         try:
             return preparation.create(spec, found, self._store)
         except BaseException:
@@ -78,42 +74,30 @@ class QemuBackend:
             raise
 
     def start(self, vm: VmHandle) -> VmHandle:
-        """Start QEMU; return when its monitor says that the machine runs."""
+        """Start QEMU; return when its monitor says that the machine runs. A start that fails leaves the record as it was."""
         if self._is_alive(vm):
             raise InvalidState(
                 f"The VM '{vm.name}' has a running QEMU process already.", "Stop it first."
             )
-        if (
-            vm.ssh_host_port is not None
-            and vm.spec.has_user_network
-            and not is_free(vm.ssh_host_port)
-        ):
-            raise PortUnavailable(
-                f"Another program listens on port {vm.ssh_host_port}, which the VM '{vm.name}' keeps for SSH.",
-                port=vm.ssh_host_port,
-            )
-        vm = preparation.grow_disk(vm, self._store)
-        accelerator = choose_accelerator(vm.spec.accelerator or "auto")
+        before = preparation.grow_disk(preparation.ensure_port(vm, self._store), self._store)
+        accelerator = choose_accelerator(before.spec.accelerator or "auto")
         vm = self._store.save(
-            vm.evolve(
+            before.evolve(
                 state=VmState.STOPPED,
-                booted=vm.spec,
+                booted=before.spec,
                 stopped_by=None,
                 accelerator=accelerator.name,
                 accelerator_reason=accelerator.reason,
             )
         )
-        with opened(vm.work_dir) as openings:
-            settings = Launch(
-                binary=qemu_binary(),
-                accelerator=accelerator.name,
-                cpu=vm.spec.cpu or accelerator.cpu,
-                pid_file=os.path.join(vm.work_dir, PID_FILE),
-                vnc_password=self._vnc_password(vm),
-                fds=openings.fds,
-            )
-            launched = launch(build_argv(vm, settings), openings)
-        return self._await_greeting(vm, launched)
+        try:
+            launched = self._launch(vm, accelerator)
+            vnc = self._await_greeting(vm, launched)
+        except VmError:
+            self._store.save(before)
+            raise
+        launched.let_go()
+        return self._store.save(vm.evolve(state=VmState.RUNNING, pid=launched.pid, vnc_addr=vnc))
 
     def stop(self, vm: VmHandle, timeout: float) -> VmHandle:
         """Press the power button, wait, then end the process with ever more force; say what was needed."""
@@ -121,7 +105,7 @@ class QemuBackend:
         if process is None:
             return self._store.save(vm.evolve(state=VmState.STOPPED, pid=None, vnc_addr=None))
         with process:
-            rung = self._climb_down(vm, process, timeout)
+            rung = end_process(vm, process, timeout)
         for name in (QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET, PID_FILE):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(vm.work_dir, name))
@@ -131,17 +115,17 @@ class QemuBackend:
 
     def suspend(self, vm: VmHandle) -> VmHandle:
         """Halt the virtual CPUs."""
-        with self._monitor(vm) as qmp:
+        with open_monitor(vm) as qmp:
             qmp.execute("stop")
-            self._expect(vm, qmp, VmState.SUSPENDED)
+            expect_state(vm, qmp, VmState.SUSPENDED)
         return self._store.save(vm.evolve(state=VmState.SUSPENDED))
 
     def resume(self, vm: VmHandle) -> VmHandle:
         """Let the virtual CPUs go on, or wake a guest that sleeps."""
-        with self._monitor(vm) as qmp:
+        with open_monitor(vm) as qmp:
             asleep = qmp.execute("query-status")["status"] == "suspended"
             qmp.execute("system_wakeup" if asleep else "cont")
-            self._expect(vm, qmp, VmState.RUNNING)
+            expect_state(vm, qmp, VmState.RUNNING)
         return self._store.save(vm.evolve(state=VmState.RUNNING))
 
     def destroy(self, vm: VmHandle) -> list[str]:
@@ -176,15 +160,18 @@ class QemuBackend:
             return self._ask(live)
 
     def _ask(self, live: Vm) -> Vm:
+        name = live.handle.name
         try:
-            with self._monitor(live.handle) as qmp:
-                run_state = qmp.execute("query-status", timeout=_LOOK)["status"]
-                vnc = _vnc_endpoint(live.handle, qmp) if live.handle.vnc_addr else None
+            with open_monitor(live.handle) as qmp:
+                run_state = qmp.execute("query-status", timeout=LOOK)["status"]
+                vnc = vnc_endpoint(live.handle, qmp)
         except (QmpConnectFailed, QmpCommandFailed) as exc:
-            return replace(
-                live, warnings=(f"The state of the VM '{live.handle.name}' is uncertain: {exc}",)
-            )
-        return replace(live, state=state_of(run_state), run_state=run_state, vnc=vnc)
+            return replace(live, warnings=(f"The state of the VM '{name}' is uncertain: {exc}",))
+        live = replace(live, state=state_of(run_state), run_state=run_state, vnc=vnc)
+        if run_state in RUN_STATES:
+            return live
+        unknown = f"QEMU says that the VM '{name}' is in the state '{run_state}', which is not known here."
+        return replace(live, warnings=(unknown,))
 
     def _is_alive(self, vm: VmHandle) -> bool:
         process = find_process(vm.work_dir)
@@ -193,91 +180,36 @@ class QemuBackend:
         with process:
             return True
 
-    def _monitor(self, vm: VmHandle) -> Qmp:
-        qmp = Qmp.connect(os.path.join(vm.work_dir, QMP_SOCKET), _LOOK)
-        try:
-            answered = qmp.execute("query-uuid", timeout=_LOOK)["UUID"]
-            if answered != vm.uuid:
-                raise QmpConnectFailed(
-                    f"The monitor of the VM '{vm.name}' is that of another machine.",
-                    "Find out who uses the VM's folder.",
-                    expected=vm.uuid,
-                    answered=answered,
-                )
-        except BaseException:
-            qmp.close()
-            raise
-        return qmp
-
-    def _expect(self, vm: VmHandle, qmp: Qmp, wanted: VmState) -> None:
-        status = qmp.execute("query-status")["status"]
-        if state_of(status) is not wanted:
-            raise InvalidState(
-                f"The VM '{vm.name}' is in QEMU's state '{status}', it should be {wanted.value}.",
-                "Look at the VM's console log and qemu.log; state=restarted begins anew.",
-                run_state=status,
+    def _launch(self, vm: VmHandle, accelerator: Accelerator) -> Launched:
+        with opened(vm.work_dir) as openings:
+            settings = Launch(
+                binary=qemu_binary(),
+                accelerator=accelerator.name,
+                cpu=vm.spec.cpu or accelerator.cpu,
+                pid_file=os.path.join(vm.work_dir, PID_FILE),
+                vnc_password=self._vnc_password(vm),
+                fds=openings.fds,
             )
+            return launch(build_argv(vm, settings), openings)
 
-    def _await_greeting(self, vm: VmHandle, launched: Launched) -> VmHandle:
+    def _await_greeting(self, vm: VmHandle, launched: Launched) -> str | None:
         try:
             with Qmp.connect(os.path.join(vm.work_dir, QMP_SOCKET), _GREETING) as qmp:
-                self._expect(vm, qmp, VmState.RUNNING)
-                vnc = _query_vnc(qmp) if vm.spec.vnc else None
+                expect_state(vm, qmp, VmState.RUNNING)
+                return vnc_address(qmp) if vm.spec.vnc else None
         except (QmpConnectFailed, QmpCommandFailed) as exc:
             raise launched.failure(str(exc)) from exc
         except VmError:
             launched.failure("")
             raise
-        launched.let_go()
-        return self._store.save(vm.evolve(state=VmState.RUNNING, pid=launched.pid, vnc_addr=vnc))
-
-    def _climb_down(self, vm: VmHandle, process: Process, timeout: float) -> str:
-        """End the process; return the rung of the ladder that did it."""
-        if timeout > 0 and self._press_power_button(vm, process, timeout):
-            return "guest"
-        if timeout <= 0 and self._quit(vm, process):
-            return "quit"
-        for signum, patience in ((signal.SIGTERM, _TERM_WAIT), (signal.SIGKILL, _KILL_WAIT)):
-            process.send(signum)
-            if process.wait(patience):
-                return signum.name.lower()
-        raise StopFailed(f"The VM '{vm.name}' still runs after SIGKILL.", pid=process.pid)
-
-    def _press_power_button(self, vm: VmHandle, process: Process, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        with contextlib.suppress(QmpConnectFailed, QmpCommandFailed), self._monitor(vm) as qmp:
-            if state_of(qmp.execute("query-status")["status"]) is not VmState.RUNNING:
-                return False
-            while time.monotonic() < deadline:
-                qmp.execute("system_powerdown")
-                if process.wait(min(_PRESS_AGAIN, max(0.0, deadline - time.monotonic()))):
-                    return True
-        return process.wait(0)
-
-    def _quit(self, vm: VmHandle, process: Process) -> bool:
-        with contextlib.suppress(QmpConnectFailed, QmpCommandFailed), self._monitor(vm) as qmp:
-            qmp.execute("quit")
-        return process.wait(_TERM_WAIT)
 
     def _vnc_password(self, vm: VmHandle) -> str | None:
         if not vm.spec.vnc:
             return None
         path = os.path.join(vm.work_dir, VNC_PASSWORD)
-        write_atomically(path, os.urandom(4).hex().encode())  # VNC looks at eight characters only
+        # VNC looks at eight characters only: six random bytes fill them.
+        write_atomically(path, base64.urlsafe_b64encode(os.urandom(6)))
         return path
-
-
-def _query_vnc(qmp: Qmp) -> str | None:
-    answer: dict[str, Any] = qmp.execute("query-vnc")
-    return f"{answer['host']}:{answer['service']}" if answer.get("enabled") else None
-
-
-def _vnc_endpoint(vm: VmHandle, qmp: Qmp) -> VncEndpoint | None:
-    address = _query_vnc(qmp)
-    if address is None:
-        return None
-    host, port = address.rsplit(":", 1)
-    return VncEndpoint(host, int(port), os.path.join(vm.work_dir, VNC_PASSWORD))
 
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from .._guest.seed import check_cloud_init
 from .._host.commands import find_program, require_program, run
 from .._image.inspect import check_disk_size, inspect_image
 from .accelerator import choose_accelerator
-from .argv import machine_for
+from .argv import MACHINES, machine_for
 from .preparation import needs_key_pair
 
 
@@ -48,7 +48,8 @@ def check_host(spec: VmSpec, found: VmHandle | None, data_dir: str) -> None:
             f"The backend qemu needs Linux; this host runs {sys.platform}.", "Use another host."
         )
     binary = qemu_binary()
-    _check_listed(binary, "machine", spec.machine)
+    if spec.machine != MACHINES["x86_64"]:
+        _check_listed(binary, "machine", spec.machine)
     _check_listed(binary, "cpu", None if spec.cpu is None else spec.cpu.partition(",")[0])
     if spec.accelerator == "kvm":
         choose_accelerator("kvm")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shlex
 import socket
 import subprocess
@@ -131,7 +132,8 @@ def opened(work_dir: str) -> Iterator[Openings]:
 
 
 def launch(argv: Sequence[str], openings: Openings) -> Launched:
-    """Start QEMU and its log keeper, detached from the task that starts them."""
+    """Start the log keeper and QEMU, detached from the task that starts them."""
+    keeper = _start_log_keeper(openings.log_pipes)  # first: it ends by itself if no QEMU follows
     try:
         qemu = subprocess.Popen(  # pylint: disable=ansible-bad-function
             argv,
@@ -139,6 +141,7 @@ def launch(argv: Sequence[str], openings: Openings) -> Launched:
             stdout=openings.stderr,
             stderr=openings.stderr,
             cwd="/",
+            env=_environment(),
             umask=0o077,
             start_new_session=True,
             pass_fds=openings.inherited(),
@@ -147,14 +150,15 @@ def launch(argv: Sequence[str], openings: Openings) -> Launched:
         raise SpawnFailed(
             f"QEMU could not be run: {exc.strerror}.", command=shlex.join(argv)
         ) from exc
-    # After QEMU, which takes longer to be ready; what it says meanwhile waits in the pipes.
-    try:
-        keeper = _start_log_keeper(openings.log_pipes)
-    except BaseException:
-        qemu.kill()
-        qemu.wait()
-        raise
+    # The guest's memory must not land in a core file.
+    with contextlib.suppress(OSError):
+        resource.prlimit(qemu.pid, resource.RLIMIT_CORE, (0, 0))
     return Launched(argv, openings.work_dir, qemu, keeper)
+
+
+def _environment() -> dict[str, str]:
+    """Return what QEMU needs of the environment; the task's own may hold secrets."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
 
 
 def _listen(path: str) -> int:

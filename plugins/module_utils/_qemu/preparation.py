@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from .._core.errors import ImageNotFound
+from .._core.errors import BadRecord, ImageNotFound, PortUnavailable
 from .._core.handle import VmHandle
 from .._core.layout import CONSOLE_SOCKET, OVERLAY, PRIVATE_KEY, QMP_SOCKET, SEED
 from .._core.spec import CloudInit, PortRange, VmSpec
@@ -19,6 +19,7 @@ from .._guest.identity import choose_port, new_id, new_mac
 from .._guest.iso import write_iso
 from .._guest.keys import make_key_pair
 from .._guest.seed import seed_files
+from .._host.ports import is_free
 from .._host.store import Store
 from .._image.inspect import check_disk_size, inspect_image
 from .._image.overlay import create_overlay, grow_overlay
@@ -55,6 +56,33 @@ def update(spec: VmSpec, found: VmHandle, store: Store, running: bool) -> VmHand
     """Record a changed spec; grow the disk now if no process uses it, else at the next start."""
     handle = reserve(found.evolve(spec=spec), store)
     return handle if running else grow_disk(handle, store)
+
+
+def ensure_port(handle: VmHandle, store: Store) -> VmHandle:
+    """Make sure that the port for SSH can be listened on; a machine that never ran may get another one.
+
+    Raises ``PortUnavailable`` if somebody else listens on the port of a machine that keeps it.
+    """
+    port = handle.ssh_host_port
+    if port is None or not handle.spec.has_user_network or is_free(port):
+        return handle
+    if handle.booted is None:
+        return reserve(handle.evolve(ssh_host_port=None), store)
+    raise PortUnavailable(
+        f"Another program listens on port {port}, which the VM '{handle.name}' keeps for SSH.",
+        port=port,
+    )
+
+
+def refuse_unknown_disk(name: str, found: VmHandle | None, store: Store) -> None:
+    """Raise ``BadRecord`` if a new machine's folder holds a disk already: its record is lost, its data may matter."""
+    disk = os.path.join(store.work_dir(name), OVERLAY)
+    if found is None and os.path.exists(disk):
+        raise BadRecord(
+            f"There is no record of a VM '{name}', but its disk {disk} is there.",
+            "Move the disk away to keep it, or restore the record vm.json beside it.",
+            path=disk,
+        )
 
 
 def grow_disk(handle: VmHandle, store: Store) -> VmHandle:

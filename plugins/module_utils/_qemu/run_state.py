@@ -31,5 +31,5 @@ RUN_STATES: Mapping[str, VmState] = {
 
 
 def state_of(run_state: str) -> VmState:
-    """Return our state for QEMU's word; one that we do not know is a failure."""
-    return RUN_STATES.get(run_state, VmState.FAILED)
+    """Return our state for QEMU's word. One that we do not know is no reason to end a guest: it counts as running."""
+    return RUN_STATES.get(run_state, VmState.RUNNING)
