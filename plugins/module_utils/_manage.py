@@ -106,7 +106,7 @@ def _carry_out(task: Task, router: RouterHypervisor, wish: VmSpec, power: Power)
     wait_timeout = float(task.params["wait_timeout"])
     plan, found, hypervisor = _decide(router, wish, power)
     _check(plan, found, hypervisor)
-    if plan.changed or router.store.has_leftovers(wish.name):
+    if plan.changed or not router.store.is_settled(wish.name):
         with router.store.lock(wish.name, wait_timeout):
             kept = router.store.sweep(wish.name)
             looked_at = plan.steps

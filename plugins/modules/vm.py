@@ -205,11 +205,17 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "ssh -p {{ web1.vm.ssh.port }} -i {{ web1.vm.ssh.private_key_path }} {{ web1.vm.ssh.user }}@{{ web1.vm.ssh.host }}"
 
-- name: More memory, with the restart that it takes
+- name: More memory
   cloudnebula.hypervisor.vm:
     name: web1
     memory: 4GiB
+  register: bigger
+
+- name: Restart it if that is what it takes
+  cloudnebula.hypervisor.vm:
+    name: web1
     state: restarted
+  when: bigger.restart_required
 
 - name: Your own user-data, and no network
   cloudnebula.hypervisor.vm:
@@ -308,7 +314,7 @@ vm:
       description: Why that was chosen.
       type: str
     stopped_by:
-      description: What ended its last run. C(guest) (it powered off when asked), C(quit), C(sigterm) or C(sigkill).
+      description: How a task ended its last run, by C(guest) (it powered off when asked), C(quit), C(sigterm) or C(sigkill); null if it ended by itself or was killed.
       type: str
       sample: guest
     restart_required:

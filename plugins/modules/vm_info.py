@@ -136,7 +136,7 @@ vms:
       description: Why that was chosen.
       type: str
     stopped_by:
-      description: What ended its last run. C(guest) (it powered off when asked), C(quit), C(sigterm) or C(sigkill).
+      description: How a task ended its last run, by C(guest) (it powered off when asked), C(quit), C(sigterm) or C(sigkill); null if it ended by itself or was killed.
       type: str
       sample: guest
     restart_required:

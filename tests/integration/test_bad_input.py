@@ -35,6 +35,10 @@ OPTIONS = {
     "SSH over no network": ({"networks": [], "wait_for": "ssh"}, "spec.invalid", "wait_for"),
     "ports that are no range": ({"ssh_port_range": "22"}, "spec.invalid", "ssh_port_range"),
     "negative time": ({"stop_timeout": -1}, "spec.invalid", "stop_timeout"),
+    "image with a relative path": ({"image": "images/a.raw"}, "spec.invalid", "image: 'images"),
+    "image with a zero byte": ({"image": "/srv/a\0.raw"}, "spec.invalid", "image: '/srv/a\\x00"),
+    "relative data folder": ({"data_dir": "data"}, "spec.invalid", "data_dir: 'data'"),
+    "data folder with a zero byte": ({"data_dir": "/srv/\0"}, "spec.invalid", "data_dir: '/srv"),
     "private key instead of a public one": (
         {"cloud_init": {"ssh_authorized_keys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]}},
         "spec.invalid",
@@ -71,6 +75,15 @@ def expect(hypervisor, options, code, part):
 @pytest.mark.parametrize("case", OPTIONS)
 def test_option(idle, case):
     expect(idle, *OPTIONS[case])
+
+
+@pytest.mark.parametrize("data_dir", ["data", "./data", "/srv/a\0b"])
+def test_data_folder_of_a_look(hypervisor, data_dir):
+    result = hypervisor.run("vm_info", data_dir=data_dir)
+
+    assert result["failed"]
+    assert result["error"]["code"] == "vm_manager.spec.invalid"
+    assert result["error"]["details"] == {"option": "data_dir"}
 
 
 @pytest.mark.parametrize("case", ARGUMENTS)
@@ -222,6 +235,39 @@ def test_data_folder_that_is_a_file(idle):
     assert "data_dir" in result["msg"]
     assert idle.data_dir.read_text() == "in the way"
     idle.data_dir.unlink()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.parametrize("place", ["data", "data/vms"])
+@pytest.mark.parametrize("wrong", ["owner", "mode"])
+def test_data_folder_of_others(idle, place, wrong):
+    """Who owns it, or may write to it, could swap what root is about to use."""
+    folder = idle.data_dir.parent / place
+    (idle.data_dir / "vms").mkdir(parents=True, mode=0o700)
+    if wrong == "owner":
+        os.chown(folder, 65534, 65534)
+    else:
+        folder.chmod(0o777)
+
+    results = [idle.refuse(**idle.defaults, check=check) for check in (True, False)]
+    looked = idle.run("vm_info", name=["vm1"])
+
+    said = "belongs to another user (uid 65534)" if wrong == "owner" else "other users may write"
+    for result in results:
+        assert result["error"]["code"] == "vm_manager.io"
+        assert said in result["msg"]
+        assert str(folder) in result["msg"]
+        assert result["error"]["help"]
+    assert looked["vms"] == []
+    assert said in looked["warnings"][0]
+    assert [path.name for path in idle.data_dir.rglob("*")] == ["vms"]
+
+
+def test_data_folder_that_a_umask_left_open_to_the_group(idle):
+    idle.data_dir.mkdir()
+    idle.data_dir.chmod(0o775)
+
+    assert idle.vm(state="present")["changed"]
 
 
 @pytest.mark.skipif(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import in_guest, sha256, wait_until
+from conftest import Hypervisor, disk_size, in_guest, sha256, wait_until
 
 
 def kill(pid, signum=signal.SIGKILL):
@@ -64,8 +65,7 @@ def test_process_number_that_another_process_has(idle):
     wait_until(lambda: idle.state() == "stopped")
     with subprocess.Popen(["sleep", "60"]) as stranger:
         (idle.folder() / "qemu.pid").write_text(f"{stranger.pid}\n")
-        record = json.loads(idle.record().read_text())
-        idle.record().write_text(json.dumps({**record, "pid": stranger.pid, "state": "running"}))
+        idle.edit(pid=stranger.pid, state="running")
 
         assert idle.state() == "stopped"
         idle.vm(state="stopped", force=True)
@@ -73,6 +73,96 @@ def test_process_number_that_another_process_has(idle):
 
         assert stranger.poll() is None
         stranger.kill()
+
+
+def test_machine_that_runs_without_its_pid_file(idle):
+    """A process that cannot be named is neither taken for ended nor signalled; its disk stays."""
+    pid = idle.vm()["vm"]["pid"]
+    pid_file = idle.folder() / "qemu.pid"
+    pid_file.unlink()
+
+    shown = idle.run("vm_info")
+    stop = idle.refuse(state="stopped", force=True)
+    pid_file.write_text(f"{pid}\n")  # the number alone is no proof
+    remove = idle.refuse(state="absent", force=True)
+
+    assert (shown["vms"][0]["state"], shown["vms"][0]["pid"]) == ("running", None)
+    assert "qemu.pid is gone or not its own" in shown["warnings"][0]
+    for result in (stop, remove):
+        assert result["error"]["code"] == "vm_manager.vm.invalid_state"
+        assert f"fuser {idle.folder()}/alive.lock" in result["error"]["help"]
+    assert (idle.folder() / "overlay.qcow2").exists()
+    assert str(idle.folder()) in idle.processes()[pid]
+
+    kill(pid, signal.SIGTERM)
+    wait_until(lambda: idle.state() == "stopped")
+    assert idle.vm()["actions"] == ["start"]
+
+
+@pytest.mark.parametrize("how", ["copied", "moved"])
+def test_machine_whose_data_folder_was_copied_or_moved_while_it_runs(idle, how):
+    """The record's paths lead to the original: a task on the copy must not end its process."""
+    pid = idle.vm()["vm"]["pid"]
+    other = Hypervisor(idle.data_dir.parent / "other")
+    if how == "copied":
+        subprocess.run(["cp", "-a", idle.data_dir, other.data_dir], check=True)
+    else:
+        idle.data_dir.rename(other.data_dir)
+
+    shown = other.run("vm_info")
+    results = [other.refuse(state=state, force=True) for state in ("absent", "stopped", "started")]
+
+    assert shown["vms"] == []
+    assert "was made for the folder" in shown["warnings"][0]
+    assert {result["error"]["code"] for result in results} == {"vm_manager.vm.bad_record"}
+    assert (other.folder() / "overlay.qcow2").exists()
+    if how == "moved":
+        other.data_dir.rename(idle.data_dir)
+    assert [(vm["state"], vm["pid"]) for vm in idle.info()] == [("running", pid)]
+    shutil.rmtree(other.data_dir, ignore_errors=True)
+
+
+def test_record_that_was_lost(idle):
+    """The disk may hold what matters: no new machine is made over it, and check mode says so."""
+    idle.vm(state="present")
+    disk = idle.folder() / "overlay.qcow2"
+    before = sha256(disk)
+    idle.record().unlink()
+
+    results = [idle.refuse(**idle.defaults, check=check) for check in (True, False)]
+
+    for result in results:
+        assert result["error"]["code"] == "vm_manager.vm.bad_record"
+        assert str(disk) in result["msg"]
+    assert not idle.vm(state="absent")["changed"]
+    assert sha256(disk) == before
+
+    shutil.rmtree(idle.folder())
+    assert idle.vm(state="present")["changed"]
+
+
+def test_record_that_is_a_pipe_hinders_no_other_machine(idle):
+    idle.vm("bad", state="present")
+    idle.record("bad").unlink()
+    os.mkfifo(idle.record("bad"))
+
+    shown = idle.run("vm_info")
+    result = idle.refuse("bad")
+
+    assert shown["vms"] == []
+    assert "'bad' cannot be looked at" in shown["warnings"][0]
+    assert result["error"]["code"] == "vm_manager.io"
+    assert idle.vm("good", state="present")["changed"]
+    shutil.rmtree(idle.folder("bad"))
+
+
+def test_preparation_that_was_cut_off_is_finished_with_another_disk_size(idle):
+    idle.vm(state="present", disk_size="2MiB")
+    idle.edit(state="preparing", disk_bytes=None, overlay_path=None)
+
+    vm = idle.vm(state="present", disk_size="4MiB")["vm"]
+
+    assert vm["disks"][0]["size"] == disk_size(vm["disks"][0]["path"]) == 4 * 1024 * 1024
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -185,12 +275,25 @@ def test_port_of_a_stranger_is_passed_over(idle):
 
 
 def test_stranger_on_the_port_of_a_machine(idle):
-    vm = idle.vm(state="present")["vm"]
+    """Once the guest has run, its port may be written down somewhere: it is kept."""
+    vm = idle.vm()["vm"]
+    idle.vm(state="stopped", force=True)
     with socket.create_server(("127.0.0.1", vm["ssh"]["port"])):
         result = idle.refuse()
     assert result["error"]["code"] == "vm_manager.network.port_unavailable"
     assert str(vm["ssh"]["port"]) in result["msg"]
+    assert idle.state() == "stopped"
     assert idle.vm()["vm"]["ssh"] == vm["ssh"]
+
+
+def test_stranger_on_the_port_of_a_machine_that_never_ran(idle):
+    port = idle.vm(state="present")["vm"]["ssh"]["port"]
+    with socket.create_server(("127.0.0.1", port)):
+        vm = idle.vm()["vm"]
+
+        assert vm["ssh"]["port"] == port + 1
+        assert f"127.0.0.1:{port + 1}-:22" in idle.processes()[vm["pid"]]
+    assert idle.info("vm1")[0]["ssh"]["port"] == port + 1
 
 
 def test_guest_that_ignores_the_button(idle):
@@ -231,19 +334,76 @@ def test_stop_returns_at_once_when_the_process_ends(idle):
     assert ended - float(late.communicate()[0]) < 0.05
 
 
-def test_monitor_that_another_client_holds(idle):
-    vm = idle.vm()["vm"]
-    with socket.socket(socket.AF_UNIX) as other:
-        other.connect(vm["paths"]["qmp_socket"])
-        other.recv(4096)
+MONITORS = ("qmp.sock", "qmp-debug.sock")
 
+
+class Client:
+    """Another client of a monitor, which keeps it to itself and listens."""
+
+    def __init__(self, path):
+        self._sock = socket.socket(socket.AF_UNIX)
+        self._sock.settimeout(30)
+        self._sock.connect(str(path))
+        self._sock.recv(4096)
+        self._sock.sendall(b'{"execute": "qmp_capabilities"}')
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *dummy):
+        self._sock.close()
+
+    def heard(self):
+        """Return all that the monitor says until its end."""
+        said = b""
+        while chunk := self._sock.recv(4096):
+            said += chunk
+        return said.decode()
+
+
+def test_monitor_that_another_client_holds(idle):
+    """The second monitor answers in its place."""
+    vm = idle.vm()["vm"]
+    with Client(vm["paths"]["qmp_socket"]):
+        begun = time.monotonic()
+        result = idle.run("vm_info", name=["vm1"])
+        took = time.monotonic() - begun
+        suspended = idle.vm(state="suspended")
+
+    assert took < 5
+    assert (result["vms"][0]["state"], result["vms"][0]["run_state"]) == ("running", "running")
+    assert result["warnings"] == []
+    assert suspended["vm"]["run_state"] == "paused"
+
+
+def test_both_monitors_that_others_hold(idle):
+    idle.vm()
+    with Client(idle.folder() / MONITORS[0]), Client(idle.folder() / MONITORS[1]):
         begun = time.monotonic()
         result = idle.run("vm_info", name=["vm1"])
 
-        assert time.monotonic() - begun < 6
+        assert time.monotonic() - begun < 7
         assert result["vms"][0]["state"] == "running"
         assert "uncertain" in result["warnings"][0]
     assert idle.info("vm1")[0]["run_state"] == "running"
+
+
+@pytest.mark.parametrize("held", [MONITORS[:1], MONITORS], ids=["first", "both"])
+def test_stop_gives_the_guest_its_time_whoever_holds_a_monitor(idle, held):
+    """The button is pressed through the second monitor; if that is held too, the guest may be at it already."""
+    idle.vm()
+    clients = [Client(idle.folder() / name) for name in held]
+
+    begun = time.monotonic()
+    result = idle.vm(state="stopped", stop_timeout=6)
+    took = time.monotonic() - begun
+
+    heard = clients[0].heard()
+    for client in clients:
+        client.__exit__()
+    assert result["vm"]["stopped_by"] == "sigterm"
+    assert 6 <= took < 20
+    assert ('"POWERDOWN"' in heard) == (held == MONITORS[:1])
 
 
 def test_monitor_that_hangs_costs_bounded_time(idle):
@@ -273,6 +433,78 @@ def test_qemu_that_dies_at_its_start_is_quoted(idle):
     assert idle.processes() == {}
 
 
+IMPOSSIBLE = {
+    "CPU feature": ({"cpu": "max,+nonsense"}, "nonsense"),
+    "memory": ({"memory": "900000GiB"}, "memory"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_start_that_qemu_itself_refuses(idle, case):
+    """A machine that this task made is gone again; one that was there stays as it was."""
+    options, word = IMPOSSIBLE[case]
+
+    new = idle.refuse(**{**idle.defaults, **options})
+    left = idle.files()
+    idle.vm(state="present")
+    prepared = idle.refuse(**options)
+    state_after = idle.state()
+    idle.vm(memory="64", cpu="max")
+    idle.vm(state="stopped", force=True)
+    stopped = idle.refuse(**options)
+
+    for result in (new, prepared, stopped):
+        assert result["error"]["code"] == "vm_manager.qemu.spawn_failed"
+        assert word in result["msg"]
+    assert left == []
+    assert state_after == "prepared"
+    assert idle.state() == "stopped"
+    assert (idle.folder() / "overlay.qcow2").exists()
+    assert not [command for command in idle.processes().values() if "qemu-system" in command]
+
+
+def test_what_a_machine_has_anyway_is_no_change(idle):
+    pid = idle.vm()["vm"]["pid"]
+
+    for check in (True, False):
+        result = idle.vm(disk_size="1MiB", machine="q35", check=check)
+
+        assert (result["changed"], result["restart_required"]) == (False, False)
+        assert result["warnings"] == []
+        assert result["vm"]["pid"] == pid
+
+
+def test_predicted_disk_is_the_one_that_comes(idle):
+    idle.vm(state="present")
+
+    predicted = idle.vm(state="present", disk_size="4MiB", check=True)["vm"]["disks"]
+    real = idle.vm(state="present", disk_size="4MiB")["vm"]["disks"]
+
+    assert predicted == real
+    assert real[0]["size"] == disk_size(real[0]["path"]) == 4 * 1024 * 1024
+
+
+def test_screen_is_shown_even_if_its_record_was_cut_off(idle):
+    vnc = idle.vm(vnc=True)["vm"]["vnc"]
+    idle.edit(vnc_addr=None)
+
+    assert vnc is not None
+    assert idle.info("vm1")[0]["vnc"] == vnc
+    assert idle.vm()["vm"]["vnc"] == vnc
+
+
+def test_ssh_is_not_waited_for_where_the_running_guest_has_no_network(idle):
+    idle.vm(networks=[])
+    before = idle.record().read_bytes()
+
+    for check in (True, False):
+        result = idle.refuse(networks=[{"type": "user"}], wait_for="ssh", check=check)
+        assert result["error"]["details"] == {"option": "wait_for"}
+        assert "state=restarted" in result["error"]["help"]
+
+    assert idle.record().read_bytes() == before
+
+
 def test_ssh_that_never_answers(idle):
     begun = time.monotonic()
 
@@ -281,7 +513,9 @@ def test_ssh_that_never_answers(idle):
     assert 2 <= time.monotonic() - begun < 8
     assert result["error"]["code"] == "vm_manager.ssh.failed"
     assert "console" in result["error"]["details"]
-    assert idle.state() == "running"
+    assert (result["changed"], result["actions"]) == (True, ["prepare", "start"])
+    assert result["vm"] == idle.info("vm1")[0]
+    assert result["diff"]["after"]["state"] == "running"
 
 
 def test_machine_that_dies_while_ssh_is_waited_for(idle):
@@ -311,8 +545,7 @@ def test_file_of_somebody_else_is_kept(idle):
 
 def test_record_of_a_newer_release(idle):
     idle.vm(state="present")
-    record = json.loads(idle.record().read_text())
-    idle.record().write_text(json.dumps({**record, "schema": 99}))
+    idle.edit(schema=99)
 
     result = idle.refuse()
 
@@ -369,3 +602,16 @@ def test_base_image_is_never_written(guests, smoke_image):
     in_guest(vm, "dd if=/dev/urandom of=big bs=1M count=4; sync")
     guests.vm(state="stopped", force=True)
     assert sha256(smoke_image) == before
+
+
+def test_started_while_another_task_stops_it(idle):
+    """There is nothing to do when the machine is looked at; there is once the other task is done."""
+    idle.vm()
+    stopping = idle.begin("vm", name="vm1", state="stopped", stop_timeout=3)
+    time.sleep(1)
+
+    result = idle.vm(state="started")
+
+    assert idle.end(stopping)["vm"]["stopped_by"] == "sigterm"
+    assert result["actions"] == ["start"]
+    assert idle.state() == "running"

@@ -66,6 +66,22 @@ def test_quickstart_in_check_mode_touches_nothing(home):
     assert subject.processes() == {}
 
 
+def test_what_the_quickstart_did_not_make_is_kept(home, smoke_image):
+    data_dir = home / "share" / "vmctl"
+    mine = data_dir / "images" / "smoke-mine.qcow2"
+    mine.write_text("an image of my own")
+    folders = [data_dir / "images" / "later", data_dir / "plans" / "empty"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+
+    quickstart(home, "-e", "quickstart_state=absent")
+
+    assert mine.read_text() == "an image of my own"
+    assert all(folder.is_dir() for folder in folders)
+    assert not (data_dir / "images" / smoke_image.name).exists()
+    assert quickstart(home, "-e", "quickstart_state=absent")[1] == 0
+
+
 def test_images_in_use_are_kept(home, smoke_image):
     subject = Hypervisor(home / "share" / "vmctl")
     image = subject.data_dir / "images" / smoke_image.name

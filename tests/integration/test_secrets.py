@@ -55,6 +55,26 @@ def test_nothing_is_said_about_secrets(idle, check):
     assert not WORDS.search(said)
 
 
+@pytest.mark.parametrize("field", ["user_data", "meta_data", "network_config"])
+def test_nothing_is_said_about_text_of_several_lines(idle, field):
+    text = "#cloud-config\npassword: hush-user-data\nruncmd:\n  - 'echo \"hush-list\"'\n"
+
+    said = run_verbosely(idle, "--check", cloud_init={"hostname": "web", field: text})
+
+    assert "changed=1" in said
+    assert not WORDS.search(said)
+
+
+@pytest.mark.parametrize("options", [{}, {"colour": "red"}], ids=["by us", "by Ansible"])
+def test_private_key_that_was_pasted_by_mistake_is_not_repeated(idle, options):
+    key = "-----BEGIN OPENSSH PRIVATE KEY-----\nhush-user-data\n-----END OPENSSH PRIVATE KEY-----"
+
+    said = run_verbosely(idle, cloud_init={"ssh_authorized_keys": [key]}, **options)
+
+    assert "failed=1" in said
+    assert not WORDS.search(said)
+
+
 @pytest.mark.parametrize(
     "options", [{"vcpus": 0}, {"networks": [], "wait_for": "ssh"}, {"cpu": "abacus"}], ids=str
 )
@@ -92,6 +112,21 @@ def test_files_and_processes(idle):
         if path.suffix != ".pub":
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
     assert not WORDS.search(json.dumps(idle.info()))
+
+
+def test_processes_get_nothing_of_the_tasks_environment(idle):
+    idle.environment |= {"VAULT_TOKEN": "hush-user-data", "LC_ALL": "C.UTF-8"}
+    vm = idle.vm()["vm"]
+
+    processes = idle.processes()
+
+    assert len(processes) == 2, "QEMU and the log keeper"
+    for pid in processes:
+        variables = Path(f"/proc/{pid}/environ").read_text().rstrip("\0").split("\0")
+        assert sorted(variables) == ["LC_ALL=C", f"PATH={idle.environment['PATH']}"]
+    limits = Path(f"/proc/{vm['pid']}/limits").read_text()
+    assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
+    assert "dump-guest-core=off" in processes[vm["pid"]]
 
 
 def test_private_key_is_never_readable_by_others(idle):

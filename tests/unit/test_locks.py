@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import Busy
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
+    Busy,
+    HostError,
+    InvalidState,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.locks import (
     exclusive,
     hold_while_alive,
     is_held,
     record_lock_holder,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu import identity
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.identity import (
     find_process,
 )
@@ -158,6 +165,95 @@ def test_a_process_that_has_not_written_its_pid_file_yet_is_waited_for(tmp_path)
         end(child)
 
     assert found == child.pid
+
+
+@pytest.mark.parametrize("pid_file", ["none", "empty", "of another"])
+def test_a_process_that_is_alive_but_cannot_be_named_is_not_taken_for_ended(
+    tmp_path, monkeypatch, pid_file
+):
+    monkeypatch.setattr(identity, "_STARTING", 0.1)
+    if pid_file != "none":
+        text = "" if pid_file == "empty" else f"{os.getpid()}\n"
+        (tmp_path / "qemu.pid").write_text(text)
+    fd = hold_while_alive(str(tmp_path / "alive.lock"))
+    try:
+        with pytest.raises(InvalidState, match=f"works in {tmp_path} is alive") as caught:
+            find_process(str(tmp_path))
+    finally:
+        os.close(fd)
+
+    assert caught.value.code == "vm_manager.vm.invalid_state"
+    assert caught.value.details == {"lock": str(tmp_path / "alive.lock")}
+    assert f"fuser {tmp_path / 'alive.lock'}" in caught.value.help
+    assert find_process(str(tmp_path)) is None
+
+
+def test_a_lock_that_no_single_process_owns_names_none(tmp_path):
+    path = tmp_path / "qemu.pid"
+    with open(path, "w") as stream:
+        whole_file = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        fcntl.fcntl(stream, fcntl.F_OFD_SETLK, whole_file)
+
+        assert record_lock_holder(str(path)) == -1
+        assert find_process(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("name", ["qemu.pid", "alive.lock"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_plain_file_is_neither_followed_nor_waited_for(tmp_path, name, kind):
+    target = tmp_path / "target"
+    held = hold_while_alive(str(target))
+    if kind == "link":
+        (tmp_path / name).symlink_to(target)
+    else:
+        os.mkfifo(tmp_path / name)
+    begin = time.monotonic()
+    try:
+        found = find_process(str(tmp_path))
+    except HostError as exc:
+        found = str(exc)
+    os.close(held)
+
+    followed = f"Could not look at the lock {tmp_path / name}: Too many levels of symbolic links."
+    assert found == (followed if kind == "link" else None)
+    assert time.monotonic() - begin < 1
+
+
+def test_a_lock_of_life_that_is_a_link_is_not_taken(tmp_path):
+    (tmp_path / "alive.lock").symlink_to(tmp_path / "target")
+
+    with pytest.raises(OSError, match="symbolic links"):
+        hold_while_alive(str(tmp_path / "alive.lock"))
+    assert not (tmp_path / "target").exists()
+
+
+def test_looking_never_keeps_another_from_taking_a_lock_of_life(tmp_path):
+    """A look that took the lock, if only for a moment, would make a start fail now and then."""
+    path = str(tmp_path / "alive.lock")
+    os.close(hold_while_alive(path))
+    seen, done = set(), threading.Event()
+
+    def look():
+        while not done.is_set():
+            seen.add(is_held(path))
+
+    lookers = [threading.Thread(target=look) for dummy in range(2)]
+    for looker in lookers:
+        looker.start()
+    refused = 0
+    deadline = time.monotonic() + 1.5
+    while time.monotonic() < deadline:
+        fd = hold_while_alive(path)
+        if fd is None:
+            refused += 1
+        else:
+            os.close(fd)
+    done.set()
+    for looker in lookers:
+        looker.join()
+
+    assert refused == 0
+    assert False in seen
 
 
 def test_a_lock_of_life_is_held_once_and_ends_with_its_descriptor(tmp_path):

@@ -17,6 +17,7 @@ from ansible.module_utils.common import warnings as ansible_warnings
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._arguments import VM, VM_INFO
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     HostError,
+    SshFailed,
     VmError,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._manage import (
@@ -164,6 +165,52 @@ def test_no_secret_is_printed_or_logged_whatever_the_end(edge, monkeypatch, opti
     assert SECRET not in "".join(logged)
 
 
+LINES = "one-secret-line"
+# Text of several lines and mappings are shown escaped, so hiding equal text would miss them.
+DOCUMENTS = {
+    "text": f"#cloud-config\npassword: {LINES}\nruncmd:\n  - \"echo '{LINES}'\"\n",
+    "mapping": {"password": LINES, "write_files": [{"content": f"a\n{LINES}\nb\n"}]},
+    "list": [f"#include\n{LINES}\n", {"a": [LINES]}],
+    "quoted": f"#cloud-config\na: 'it''s \\{LINES}\t'\n",
+}
+PRIVATE_KEY = f"-----BEGIN OPENSSH PRIVATE KEY-----\n{LINES}\n-----END OPENSSH PRIVATE KEY-----\n"
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """Return what Ansible would write to the system's log."""
+    words = []
+
+    def log(self, msg, log_args=None):
+        words.append(repr((msg, log_args)))
+
+    monkeypatch.setattr(AnsibleModule, "log", log)
+    return words
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("field", ["user_data", "meta_data", "network_config"])
+@pytest.mark.parametrize("options", [{}, {"check": True}, {"colour": "red"}], ids=repr)
+def test_documents_of_any_shape_are_neither_logged_nor_echoed(
+    edge, logged, document, field, options
+):
+    edge.vm(cloud_init={"hostname": "inside", field: DOCUMENTS[document]}, **options)
+
+    said = "".join(logged) + edge.printed
+    assert "web1" in said
+    assert LINES not in said
+
+
+@pytest.mark.parametrize("options", [{}, {"vcpus": 0}, {"colour": "red"}], ids=repr)
+def test_a_private_key_that_was_pasted_by_mistake_is_not_repeated(edge, logged, options):
+    result = edge.vm(cloud_init={"ssh_authorized_keys": [KEY, PRIVATE_KEY]}, **options)
+
+    assert result["failed"]
+    assert LINES not in "".join(logged) + edge.printed
+    if not options:
+        assert result["msg"] == "cloud_init.ssh_authorized_keys[1]: this is a private key."
+
+
 def test_a_changed_secret_is_refused_without_being_told(edge):
     edge.vm(cloud_init=SECRETS)
 
@@ -198,6 +245,10 @@ def test_the_echo_of_the_options_says_what_was_hidden(edge):
         ({"stop_timeout": -1}, "stop_timeout"),
         ({"wait_timeout": -1}, "wait_timeout"),
         ({"image": ""}, "image"),
+        ({"image": "images/a.qcow2"}, "image"),
+        ({"image": "/srv/a\0b"}, "image"),
+        ({"data_dir": "data"}, "data_dir"),
+        ({"data_dir": "/srv/a\0b"}, "data_dir"),
         ({"name": "../x"}, "name"),
         ({"networks": [], "wait_for": "ssh"}, "wait_for"),
         ({"memory": "a lot"}, "memory"),
@@ -324,6 +375,42 @@ def test_no_machine_is_an_empty_list_and_nothing_is_made(edge):
 
 def test_a_name_that_cannot_be_is_an_error_also_when_looking(edge):
     assert edge.info(name=["../x"])["error"]["code"] == "vm_manager.spec.invalid_name"
+
+
+@pytest.mark.parametrize("path", ["data", "./data", "", "/srv/a\0b"])
+def test_a_data_folder_that_cannot_be_is_an_error_also_when_looking(edge, path):
+    result = edge.info(data_dir=path)
+
+    assert result["error"]["code"] == "vm_manager.spec.invalid"
+    assert result["error"]["details"] == {"option": "data_dir"}
+
+
+def test_a_failure_after_the_deed_tells_what_was_done(edge):
+    def act(task):
+        error = SshFailed("It does not answer.")
+        error.result = {"changed": True, "actions": ["start"], "vm": {"name": "web1"}}
+        raise error
+
+    result = edge.task(VM, act, name="web1")
+
+    assert (result["failed"], result["msg"]) == (True, "It does not answer.")
+    assert (result["changed"], result["actions"]) == (True, ["start"])
+    assert result["vm"] == {"name": "web1"}
+    assert result["error"]["code"] == "vm_manager.ssh.failed"
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_ssh_is_not_waited_for_where_the_running_machine_has_no_network(edge, check):
+    """Refused before the new network is recorded: the wait could only end in a time-out."""
+    edge.vm(networks=[])
+    record = edge.data_dir / "vms" / "web1" / "vm.json"
+    before = record.read_bytes()
+
+    result = edge.vm(networks=[{"type": "user"}], wait_for="ssh", check=check)
+
+    assert result["error"]["details"] == {"option": "wait_for"}
+    assert "state=restarted" in result["error"]["help"]
+    assert record.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.apply import apply_plan
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import VmError
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
+    SpawnFailed,
+    VmError,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.plan import (
     Power,
     make_plan,
@@ -136,6 +139,36 @@ def test_the_second_run_does_nothing(bench, state, goal, wish):
 
     assert again.actions == []
     assert again.before == again.after
+
+
+class Unwilling(NoopBackend):
+    """A backend on which no machine starts."""
+
+    def start(self, vm):
+        raise SpawnFailed("It does not start.")
+
+
+def test_a_machine_that_was_made_here_and_does_not_start_is_removed_again(bench):
+    bench.backend = Unwilling(bench.store)
+
+    with pytest.raises(SpawnFailed, match="does not start"):
+        bench.bring(FIRST, Goal.STARTED)
+
+    assert bench.found() is None
+    assert bench.store.names() == []
+
+
+@pytest.mark.parametrize("state", [VmState.PREPARING, VmState.PREPARED, VmState.STOPPED])
+def test_a_machine_that_was_there_and_does_not_start_stays(bench, state):
+    before = bench.put(state).handle
+    bench.backend = Unwilling(bench.store)
+
+    with pytest.raises(SpawnFailed):
+        bench.bring(SAME, Goal.STARTED)
+
+    after = bench.found().handle
+    assert after.state is (VmState.PREPARED if state is VmState.PREPARING else state)
+    assert after.id == before.id
 
 
 def test_a_failed_guest_that_waits_for_its_disk_is_resumed(bench):

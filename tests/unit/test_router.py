@@ -94,8 +94,9 @@ def test_an_existing_machine_stays_with_its_backend(store, wish, platform):
 
 
 def test_a_machine_is_observed_by_its_own_backend(store):
-    store.save(minimal_handle("web1", backend="noop", state=VmState.SUSPENDED))
-    store.save(minimal_handle("old", backend="propolis"))
+    for name, backend in (("web1", "noop"), ("old", "propolis")):
+        folder = store.work_dir(name)
+        store.save(minimal_handle(name, backend, state=VmState.SUSPENDED, work_dir=folder))
     router = RouterHypervisor(store)
 
     assert router.observe("web1").state is VmState.SUSPENDED

@@ -387,12 +387,94 @@ def test_ssh_is_not_waited_for_without_a_network(networks):
     assert make_plan(wish, Power(Goal.STARTED), found, "qemu", ABLE).actions == []
 
 
-def test_the_disk_may_stay_and_grow_and_the_range_may_move_around_the_port():
+def without_network(spec):
+    return replace(spec, backend="qemu", networks=())
+
+
+@pytest.mark.parametrize(
+    ("state", "goal", "networks", "accepted"),
+    [
+        (VmState.RUNNING, Goal.STARTED, (Network(),), False),  # it is there after a restart only
+        (VmState.SUSPENDED, Goal.STARTED, (Network(),), False),
+        (VmState.RUNNING, Goal.RESTARTED, (Network(),), True),
+        (VmState.STOPPED, Goal.STARTED, (Network(),), True),
+        (VmState.RUNNING, Goal.RESTARTED, None, False),
+        (VmState.STOPPED, Goal.STARTED, None, False),
+    ],
+)
+def test_ssh_is_waited_for_over_the_network_that_the_process_has(state, goal, networks, accepted):
+    found = found_in(state, spec=without_network(NEW.completed()))
+    wish = VmSpec("web1", networks=networks)
+    power = Power(goal, wait_for_ssh=True)
+    if accepted:
+        assert "start" in make_plan(wish, power, found, "qemu", ABLE).actions
+        return
+
+    with pytest.raises(VmError, match="has no network over which SSH") as caught:
+        make_plan(wish, power, found, "qemu", ABLE)
+
+    assert caught.value.details == {"option": "wait_for"}
+    restart_helps = networks is not None
+    assert ("state=restarted" in caught.value.help) == restart_helps
+
+
+def test_ssh_of_a_process_that_still_has_its_network_is_waited_for():
+    found = found_in(VmState.RUNNING)
+
+    plan = make_plan(
+        VmSpec("web1", networks=()), Power(Goal.STARTED, wait_for_ssh=True), found, "qemu", ABLE
+    )
+
+    assert plan.restart_reasons == ("networks",)
+
+
+def test_a_new_machine_is_recorded_with_the_machine_type_that_it_gets():
+    features = replace(ABLE, machine="q35")
+
+    given = make_plan(replace(NEW, machine="pc"), Power(Goal.PRESENT), None, "qemu", features)
+    left_open = make_plan(NEW, Power(Goal.PRESENT), None, "qemu", features)
+    found = found_in(VmState.RUNNING, spec=left_open.spec)
+    asked = make_plan(VmSpec("web1", machine="q35"), Power(Goal.STARTED), found, "qemu", features)
+
+    assert (given.spec.machine, left_open.spec.machine) == ("pc", "q35")
+    assert (asked.actions, asked.restart_required) == ([], False)
+
+
+@pytest.mark.parametrize("state", [VmState.PREPARED, VmState.RUNNING, VmState.STOPPED])
+def test_the_size_that_the_disk_has_anyway_is_no_change(state):
+    wish = VmSpec("web1", disk_size=10 * GIB)
+
+    plan = change(state, Goal.PRESENT, wish, disk_bytes=10 * GIB)
+
+    assert (plan.actions, plan.restart_required, plan.before) == ([], False, plan.after)
+
+
+@pytest.mark.parametrize(
+    ("state", "goal", "size"),
+    [
+        (VmState.PREPARED, Goal.PRESENT, 20 * GIB),
+        (VmState.STOPPED, Goal.PRESENT, 20 * GIB),
+        (VmState.STOPPED, Goal.STARTED, 20 * GIB),
+        (VmState.RUNNING, Goal.STOPPED, 20 * GIB),
+        (VmState.RUNNING, Goal.RESTARTED, 20 * GIB),
+        (VmState.RUNNING, Goal.PRESENT, 10 * GIB),  # it grows at the next start
+    ],
+)
+def test_the_predicted_disk_is_as_large_as_it_will_be(state, goal, size):
+    wish = VmSpec("web1", disk_size=20 * GIB)
+
+    plan = change(state, goal, wish, disk_bytes=10 * GIB, overlay_path="/data/vms/web1/o.qcow2")
+
+    assert [disk["size"] for disk in plan.predicted["disks"]] == [size]
+
+
+def test_the_disk_may_stay_and_the_range_may_move_around_the_port():
     wish = VmSpec("web1", disk_size=10 * GIB, ssh_port_range=PortRange(10061, 10061))
 
     plan = change(VmState.STOPPED, Goal.PRESENT, wish, disk_bytes=10 * GIB)
 
     assert plan.actions == ["prepare"]
+    assert plan.spec.disk_size is None
 
 
 @pytest.mark.parametrize("state", [state for state in VmState if state is not VmState.DESTROYED])

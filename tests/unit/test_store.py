@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -64,8 +65,12 @@ def no_umask():
     os.umask(old)
 
 
+def record_of(store, name):
+    return minimal_handle(name, work_dir=store.work_dir(name))
+
+
 def save(store, *names):
-    return [store.save(minimal_handle(name)) for name in names]
+    return [store.save(record_of(store, name)) for name in names]
 
 
 def test_what_is_saved_is_loaded(store):
@@ -89,7 +94,7 @@ def test_a_record_is_replaced_as_a_whole(store, vms):
 def test_looking_makes_nothing(store, tmp_path):
     assert store.names() == []
     assert store.load("web1") is None
-    assert not store.has_leftovers("web1")
+    assert store.is_settled("web1")
     assert store.sweep("web1") == []
     assert store.forget("web1") == []
     assert [*tmp_path.iterdir()] == []
@@ -128,12 +133,12 @@ def test_a_file_where_a_folder_should_be_is_an_error_of_ours(store, tmp_path, pl
     (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / place).write_text("in the way")
 
-    with pytest.raises(HostError, match="Could not") as caught:
+    with pytest.raises(HostError, match="Could not|cannot be looked at: Not a dir") as caught:
         save(store, "web1")
 
     assert caught.value.code == "vm_manager.io"
+    assert str(tmp_path / "data") in caught.value.message
     assert (tmp_path / place).read_text() == "in the way"
-    assert store.load("web1") is None
 
 
 def test_a_folder_without_a_record_is_no_machine(store, vms):
@@ -208,6 +213,181 @@ def test_a_record_that_may_not_be_read_is_an_error_of_ours(store, vms):
         store.load("web1")
 
 
+def as_a_link(path, outside):
+    outside.write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to(outside)
+
+
+def as_a_pipe(path, outside):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def as_a_folder(path, outside):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("replace", [as_a_link, as_a_pipe, as_a_folder])
+def test_a_record_that_is_no_plain_file_is_refused_at_once_and_hinders_no_other(
+    store, vms, tmp_path, replace
+):
+    save(store, "bad", "good")
+    replace(vms / "bad" / RECORD, tmp_path / "outside")
+
+    begin = time.monotonic()
+    with pytest.raises(HostError, match="Could not read .*bad/vm.json"):
+        store.load("bad")
+    with store.reservations() as records:
+        names = [record.name for record in records]
+    save(store, "new")
+
+    assert names == ["good"]
+    assert store.load("new").name == "new"
+    assert time.monotonic() - begin < 1
+
+
+def test_a_lock_that_is_a_link_is_not_followed(store, vms, tmp_path):
+    save(store, "web1")
+    (vms / ".web1.lock").symlink_to(tmp_path / "made through the link")
+
+    with pytest.raises(HostError, match="Could not open the lock"), store.lock("web1", 1):
+        pytest.fail("locked")
+
+    assert not (tmp_path / "made through the link").exists()
+
+
+def test_a_lock_that_is_a_pipe_blocks_nobody(store, vms):
+    save(store, "web1")
+    os.mkfifo(vms / ".web1.lock")
+
+    with store.lock("web1", 1), pytest.raises(Busy), store.lock("web1", 0):
+        pytest.fail("locked twice")
+
+
+def every_access(store):
+    """Try all that a task does with the store; return the errors."""
+    errors = []
+    for act in (
+        lambda: store.load("web1"),
+        lambda: store.save(record_of(store, "web1")),
+        lambda: store.lock("web1", 0).__enter__(),
+        lambda: store.reservations(0).__enter__(),
+    ):
+        try:
+            act()
+        except HostError as exc:
+            errors.append(exc)
+    return errors
+
+
+def everything_below(folder):
+    return {
+        str(path): (path.lstat().st_mtime_ns, path.lstat().st_mode) for path in folder.rglob("*")
+    }
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root can give a folder away")
+@pytest.mark.parametrize("filled", [False, True], ids=["empty", "with a machine"])
+@pytest.mark.parametrize("place", ["data", "data/vms"])
+def test_a_folder_of_another_user_is_refused_and_nothing_is_written(
+    store, vms, tmp_path, place, filled
+):
+    vms.mkdir(parents=True, mode=0o700)
+    if filled:
+        save(store, "web1")
+    os.chown(tmp_path / place, 65534, 65534)
+    before = everything_below(tmp_path)
+
+    errors = every_access(store)
+
+    assert [error.code for error in errors] == ["vm_manager.io"] * 4
+    assert all(f"{tmp_path / place} belongs to another user" in str(error) for error in errors)
+    assert "become_user" in errors[0].help
+    assert everything_below(tmp_path) == before
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root can give a folder away")
+def test_a_machine_of_another_user_is_refused(store, vms):
+    save(store, "web1")
+    os.chown(vms / "web1", 65534, 65534)
+
+    with pytest.raises(HostError, match="web1 belongs to another user"):
+        store.load("web1")
+    with pytest.raises(HostError, match="web1 belongs to another user"):
+        save(store, "web1")
+
+
+@pytest.mark.parametrize(
+    ("place", "mode", "accepted"),
+    [
+        ("data", 0o755, True),
+        ("data", 0o775, True),  # made by a user with the umask 002
+        ("data", 0o777, False),
+        ("data", 0o1777, False),
+        ("data/vms", 0o755, True),
+        ("data/vms", 0o770, False),
+        ("data/vms", 0o702, False),
+    ],
+)
+def test_a_folder_that_others_may_write_to_is_refused(store, vms, tmp_path, place, mode, accepted):
+    save(store, "web1")
+    (tmp_path / place).chmod(mode)
+    before = everything_below(tmp_path)
+
+    errors = every_access(store)
+
+    assert len(errors) == (0 if accepted else 4)
+    if not accepted:
+        assert all(f"other users may write to {tmp_path / place}" in str(e) for e in errors)
+        assert str(tmp_path / place) in errors[0].help
+        assert everything_below(tmp_path) == before
+
+
+@pytest.mark.parametrize("how", [shutil.copytree, os.rename], ids=["copied", "moved"])
+def test_a_machine_whose_folder_was_copied_or_moved_is_refused(store, tmp_path, how):
+    save(store, "web1")
+    how(tmp_path / "data", tmp_path / "other")
+    other = Store(str(tmp_path / "other"))
+
+    with pytest.raises(BadRecord, match="was made for the folder") as caught:
+        other.load("web1")
+
+    assert other.work_dir("web1") in caught.value.message
+    assert store.work_dir("web1") in caught.value.message
+    assert caught.value.details == {"path": other.work_dir("web1")}
+    with other.reservations() as records:
+        assert records == []
+
+
+def test_a_data_folder_that_was_moved_back_is_as_before(store, tmp_path):
+    (handle,) = save(store, "web1")
+    (tmp_path / "data").rename(tmp_path / "away")
+    (tmp_path / "away").rename(tmp_path / "data")
+
+    assert store.load("web1") == handle
+
+
+def test_another_way_to_the_same_folder_is_no_copy(store, tmp_path):
+    (handle,) = save(store, "web1")
+    (tmp_path / "alias").symlink_to("data")
+
+    assert Store(str(tmp_path / "alias")).load("web1") == handle
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["overlay_path", "seed_iso_path", "private_key_path", "qmp_socket", "console_socket"],
+)
+def test_a_record_that_names_a_file_of_another_folder_is_refused(store, tmp_path, field):
+    handle = record_of(store, "web1")
+    store.save(handle.evolve(**{field: str(tmp_path / "elsewhere" / "file")}))
+
+    with pytest.raises(BadRecord, match="was made for the folder"):
+        store.load("web1")
+
+
 def fill(folder, *names):
     for name in names:
         (folder / name).write_text(name)
@@ -237,7 +417,7 @@ def test_forgetting_keeps_what_others_put_there_and_says_so(store, vms):
     assert (vms / "web1" / "backup" / OVERLAY).read_text() == OVERLAY
     assert mode_of(vms / "web1") == 0o700
     assert store.names() == []
-    assert not store.has_leftovers("web1")
+    assert store.is_settled("web1")
 
 
 def test_a_link_in_the_folder_goes_and_its_target_stays(store, vms, tmp_path):
@@ -260,9 +440,9 @@ def begin_removal(vms, *files):
 def test_a_removal_that_was_killed_is_finished_by_a_sweep(store, vms):
     begin_removal(vms, OVERLAY, RECORD, "notes.txt")
 
-    assert (store.has_leftovers("web1"), store.load("web1")) == (True, None)
+    assert (store.is_settled("web1"), store.load("web1")) == (False, None)
     assert store.sweep("web1") == [str(vms / "web1" / "notes.txt")]
-    assert not store.has_leftovers("web1")
+    assert store.is_settled("web1")
     assert os.listdir(vms / "web1") == ["notes.txt"]
 
 
@@ -285,7 +465,7 @@ def test_forgetting_again_finishes_the_first_removal_too(store, vms):
     kept = store.forget("web1")
 
     assert sorted(os.path.basename(path) for path in kept) == ["new.txt", "old.txt"]
-    assert not store.has_leftovers("web1")
+    assert store.is_settled("web1")
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
@@ -509,7 +689,7 @@ def test_folders_are_made_private_all_the_way_down(tmp_path, no_umask):
         (b"", 10, ""),
         (b"abc", 10, "abc"),
         (b"abcdef", 3, "def"),
-        (b"a\x1b[31mb\r\n\tc\x00", 100, "a[31mb\n\tc"),
+        (b"a\x1b[31mb\r\n\tc\x00", 100, "ab\n\tc"),
         ("äö".encode(), 3, "\ufffdö"),
     ],
 )

@@ -18,8 +18,8 @@ from .vm import ConsoleEndpoint, Vm
 class Hypervisor(Protocol):
     """A hypervisor on the host where the module runs.
 
-    Verbs that change something save the record before and after the act, and return it. They are called with the
-    machine's lock held and a complete spec.
+    Verbs that change something save the record and return it; those that make files or a process save it before
+    they do so, too. They are called with the machine's lock held and a complete spec.
     """
 
     tag: str

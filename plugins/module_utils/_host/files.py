@@ -9,10 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 
 from .._core.errors import HostError
+
+_TERMINAL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # ECMA-48, 5.4
 
 
 @contextlib.contextmanager
@@ -107,6 +110,7 @@ def read_tail(path: str, limit: int = 4000) -> str:
             text = stream.read(limit).decode(errors="replace")
     except OSError:
         return ""
+    text = _TERMINAL_SEQUENCE.sub("", text)
     return "".join(char for char in text if char.isprintable() or char in "\n\t")
 
 

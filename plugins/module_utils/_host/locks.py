@@ -68,6 +68,18 @@ def _is_still(fd: int, path: str) -> bool:
         return False
 
 
+def is_taken(path: str) -> bool:
+    """Tell whether somebody holds the lock file of :func:`exclusive` right now. Makes nothing."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _is_free(fd)
+    finally:
+        os.close(fd)
+
+
 def hold_while_alive(path: str) -> int | None:
     """Return a descriptor whose lock lasts as long as any process has it open; ``None`` if another holds it.
 
@@ -96,12 +108,13 @@ def record_lock_holder(path: str) -> int | None:
 
 def _look(path: str, question: int) -> int | None:
     """Ask the kernel who would keep us from locking a file; the number is -1 for a lock that no single process owns."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        answer = struct.unpack(_FLOCK, fcntl.fcntl(fd, question, _WHOLE_FILE))
-    finally:
-        os.close(fd)
+    with doing(f"look at the lock {path}"):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            answer = struct.unpack(_FLOCK, fcntl.fcntl(fd, question, _WHOLE_FILE))
+        finally:
+            os.close(fd)
     return None if answer[0] == fcntl.F_UNLCK else int(answer[-1])

@@ -28,7 +28,7 @@ from .files import (
     sync,
     write_atomically,
 )
-from .locks import exclusive
+from .locks import exclusive, is_taken
 
 
 def default_data_dir() -> str:
@@ -117,15 +117,15 @@ class Store:
         os.rename(os.path.join(self._trash(name), entry), path)
         return path
 
-    def has_leftovers(self, name: str) -> bool:
-        """Tell whether a killed run left a removal unfinished."""
-        return os.path.isdir(self._trash(name))
+    def is_settled(self, name: str) -> bool:
+        """Tell whether no other task works on a machine, and no killed one left a removal unfinished."""
+        return not os.path.isdir(self._trash(name)) and not is_taken(self._lock_file(name))
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float) -> Iterator[None]:
         """Keep other tasks off a machine; raise ``Busy`` if another has it longer than ``timeout`` seconds."""
         self._make_folder()
-        path = os.path.join(self.folder, f".{check_name(name)}.lock")
+        path = self._lock_file(name)
         with exclusive(path, timeout, f"the VM '{name}'"):
             try:
                 yield
@@ -194,6 +194,9 @@ class Store:
 
     def _record(self, name: str) -> str:
         return os.path.join(self.work_dir(name), RECORD)
+
+    def _lock_file(self, name: str) -> str:
+        return os.path.join(self.folder, f".{check_name(name)}.lock")
 
     def _trash(self, name: str) -> str:
         return os.path.join(self.folder, f".{name}.trash")

@@ -59,13 +59,13 @@ class QemuBackend:
 
     def check(self, spec: VmSpec, found: VmHandle | None) -> None:
         """Raise what would hinder this host from making or running such a machine."""
+        preparation.refuse_unknown_disk(spec.name, found, self._store)
         check_host(spec, found, self._store.data_dir)
 
     def prepare(self, spec: VmSpec, found: VmHandle | None = None) -> VmHandle:
         """Make the machine's files, finish them, or bring them up to ``spec``."""
         if found is not None and found.state is not VmState.PREPARING:
             return preparation.update(spec, found, self._store, running=self._is_alive(found))
-        preparation.refuse_unknown_disk(spec.name, found, self._store)
         try:
             return preparation.create(spec, found, self._store)
         except BaseException:
@@ -150,14 +150,22 @@ class QemuBackend:
 
     def observe(self, vm: VmHandle) -> Vm:
         """Return the record together with what the kernel and QEMU's monitor say."""
-        process = find_process(vm.work_dir)
+        try:
+            process = find_process(vm.work_dir)
+        except (
+            InvalidState
+        ) as exc:  # it lives, so it is shown; what would end it fails with this error
+            return self._ask(self._live(vm, warnings=(exc.message,)))
         if process is None:
             unstarted = vm.state in (VmState.PREPARING, VmState.PREPARED)
             return Vm(vm, vm.state if unstarted else VmState.STOPPED)
         with process:
-            address = LOOPBACK if (vm.booted or vm.spec).has_user_network else None
-            live = Vm(vm, VmState.RUNNING, None, process.pid, address, self.console_endpoint(vm))
-            return self._ask(live)
+            return self._ask(self._live(vm, process.pid))
+
+    def _live(self, vm: VmHandle, pid: int | None = None, warnings: tuple[str, ...] = ()) -> Vm:
+        address = LOOPBACK if (vm.booted or vm.spec).has_user_network else None
+        console = self.console_endpoint(vm)
+        return Vm(vm, VmState.RUNNING, None, pid, address, console, warnings=warnings)
 
     def _ask(self, live: Vm) -> Vm:
         name = live.handle.name
@@ -166,12 +174,13 @@ class QemuBackend:
                 run_state = qmp.execute("query-status", timeout=LOOK)["status"]
                 vnc = vnc_endpoint(live.handle, qmp)
         except (QmpConnectFailed, QmpCommandFailed) as exc:
-            return replace(live, warnings=(f"The state of the VM '{name}' is uncertain: {exc}",))
+            uncertain = f"The state of the VM '{name}' is uncertain: {exc}"
+            return replace(live, warnings=(*live.warnings, uncertain))
         live = replace(live, state=state_of(run_state), run_state=run_state, vnc=vnc)
         if run_state in RUN_STATES:
             return live
         unknown = f"QEMU says that the VM '{name}' is in the state '{run_state}', which is not known here."
-        return replace(live, warnings=(unknown,))
+        return replace(live, warnings=(*live.warnings, unknown))
 
     def _is_alive(self, vm: VmHandle) -> bool:
         process = find_process(vm.work_dir)

@@ -157,7 +157,7 @@ def launch(argv: Sequence[str], openings: Openings) -> Launched:
 
 
 def _environment() -> dict[str, str]:
-    """Return what QEMU needs of the environment; the task's own may hold secrets."""
+    """Return what QEMU and the log keeper need of the environment; the task's own may hold secrets."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
 
 
@@ -187,6 +187,7 @@ def _start_log_keeper(pipes: dict[int, str]) -> subprocess.Popen[bytes]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
+            env=_environment(),
             umask=0o077,
             start_new_session=True,
             pass_fds=tuple(pipes),

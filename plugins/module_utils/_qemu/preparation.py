@@ -77,7 +77,8 @@ def ensure_port(handle: VmHandle, store: Store) -> VmHandle:
 def refuse_unknown_disk(name: str, found: VmHandle | None, store: Store) -> None:
     """Raise ``BadRecord`` if a new machine's folder holds a disk already: its record is lost, its data may matter."""
     disk = os.path.join(store.work_dir(name), OVERLAY)
-    if found is None and os.path.exists(disk):
+    # Asked in this order, a machine that another task makes meanwhile is not taken for a lost one.
+    if found is None and os.path.exists(disk) and store.load(name) is None:
         raise BadRecord(
             f"There is no record of a VM '{name}', but its disk {disk} is there.",
             "Move the disk away to keep it, or restore the record vm.json beside it.",

@@ -1,0 +1,316 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the backend makes of a process that holds QEMU's locks, and of monitors that answer one thing or another."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
+    BadRecord,
+    InvalidState,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.layout import (
+    DEBUG_SOCKET,
+    OVERLAY,
+    QMP_SOCKET,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.locks import (
+    hold_while_alive,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store import Store
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu import (
+    identity,
+    monitor,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.backend import (
+    QemuBackend,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.launcher import (
+    launch,
+    opened,
+)
+from ansible_collections.cloudnebula.hypervisor.tests.unit.fake_qmp import FakeQmp
+from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import (
+    FULL_HANDLE,
+    FULL_SPEC,
+    minimal_handle,
+)
+
+pytestmark = pytest.mark.real_host
+
+# As QEMU does it: the lock of life comes by inheritance, the pid file is written and kept locked.
+LIKE_QEMU = """
+import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
+fcntl.lockf(fd, fcntl.LOCK_EX)
+os.write(fd, b"%d\\n" % os.getpid())
+print("locked", flush=True)
+sys.stdin.read()
+"""
+OTHER_UUID = "00000000-0000-4000-8000-000000000000"
+
+
+class Machine:
+    """A recorded machine with a process that holds the locks of QEMU, and monitors as the test wants them."""
+
+    def __init__(self, folder):
+        self.store = Store(str(folder / "data"))
+        self.backend = QemuBackend(self.store)
+        name = FULL_HANDLE.name
+        self.folder = self.store.work_dir(name)
+        self.vm = self.store.save(minimal_handle(name).evolve(**self._paths()))
+        self.process = None
+
+    def _paths(self):
+        return {
+            "id": FULL_HANDLE.id,
+            "work_dir": self.folder,
+            "spec": replace(FULL_SPEC, vnc=False),
+            "booted": replace(FULL_SPEC, vnc=True),
+            "state": VmState.RUNNING,
+            "console_socket": self.path("console.sock"),
+        }
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def begin(self):
+        fd = hold_while_alive(self.path("alive.lock"))
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", LIKE_QEMU, self.path("qemu.pid")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(fd,),
+        )
+        os.close(fd)
+        self.process.stdout.readline()
+
+    def end(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+
+    def monitor(self, name=QMP_SOCKET, **answers):
+        """Serve a monitor; it says that the machine runs unless told otherwise."""
+        told = {
+            "query_uuid": {"return": {"UUID": self.vm.uuid}},
+            "query_status": {"return": {"status": "running"}},
+            "query_vnc": {"return": {"enabled": True, "host": "127.0.0.1", "service": "5907"}},
+            "system_powerdown": {"return": {}},
+            **answers,
+        }
+
+        def script(session):
+            session.greet()
+            session.answer(**told)
+
+        return FakeQmp(self.path(name), script)
+
+    def held_monitor(self, name=QMP_SOCKET):
+        """Serve a monitor that another client has, so that nobody else is greeted."""
+        return FakeQmp(self.path(name), lambda session: session.stay())
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(monitor, "LOOK", 0.2)
+    monkeypatch.setattr(identity, "_STARTING", 0.1)
+    machine = Machine(tmp_path)
+    machine.begin()
+    yield machine
+    machine.end()
+
+
+def asked(fake):
+    return [request["execute"] for session in fake.sessions for request in session.heard]
+
+
+def test_a_machine_that_runs_is_shown_with_what_its_monitor_says(machine):
+    with machine.monitor(query_status={"return": {"status": "paused"}}):
+        vm = machine.backend.observe(machine.vm)
+
+    assert (vm.state, vm.run_state) == (VmState.SUSPENDED, "paused")
+    assert (vm.pid, vm.ip_address) == (machine.process.pid, "127.0.0.1")
+    assert vm.warnings == ()
+
+
+def test_a_state_that_is_not_known_counts_as_running_and_is_warned_of(machine):
+    with machine.monitor(query_status={"return": {"status": "daydreaming"}}):
+        vm = machine.backend.observe(machine.vm)
+
+    assert (vm.state, vm.run_state) == (VmState.RUNNING, "daydreaming")
+    assert len(vm.warnings) == 1
+    assert "'web1' is in the state 'daydreaming'" in vm.warnings[0]
+
+
+@pytest.mark.parametrize("recorded", [None, "127.0.0.1:5900"], ids=["nothing", "another port"])
+def test_the_screen_is_where_the_monitor_says_whatever_the_record_says(machine, recorded):
+    with machine.monitor():
+        vm = machine.backend.observe(machine.vm.evolve(vnc_addr=recorded))
+
+    assert (vm.vnc.host, vm.vnc.port) == ("127.0.0.1", 5907)
+    assert vm.vnc.password_file == machine.path("vnc.password")
+
+
+def test_a_machine_that_was_started_without_a_screen_has_none(machine):
+    without = machine.vm.evolve(booted=replace(FULL_SPEC, vnc=False), spec=FULL_SPEC)
+    with machine.monitor() as fake:
+        vm = machine.backend.observe(without)
+
+    assert vm.vnc is None
+    assert "query-vnc" not in asked(fake)
+
+
+def test_the_second_monitor_answers_while_the_first_is_held(machine):
+    with machine.held_monitor(), machine.monitor(DEBUG_SOCKET):
+        vm = machine.backend.observe(machine.vm)
+
+    assert (vm.run_state, vm.warnings) == ("running", ())
+
+
+@pytest.mark.parametrize("others", [True, False], ids=["both held", "none there"])
+def test_a_machine_without_a_monitor_is_running_and_warned_of_in_bounded_time(machine, others):
+    with contextlib.ExitStack() as stack:
+        for name in (QMP_SOCKET, DEBUG_SOCKET) if others else ():
+            stack.enter_context(machine.held_monitor(name))
+        begin = time.monotonic()
+        vm = machine.backend.observe(machine.vm)
+        took = time.monotonic() - begin
+
+    assert (vm.state, vm.run_state, vm.pid) == (VmState.RUNNING, None, machine.process.pid)
+    assert "The state of the VM 'web1' is uncertain" in vm.warnings[0]
+    assert machine.path(QMP_SOCKET) in vm.warnings[0], "the first monitor's trouble is told"
+    assert took < 2
+
+
+def test_the_monitor_of_another_machine_is_not_believed(machine):
+    with machine.monitor(query_uuid={"return": {"UUID": OTHER_UUID}}) as fake:
+        vm = machine.backend.observe(machine.vm)
+
+    assert (vm.state, vm.run_state) == (VmState.RUNNING, None)
+    assert "that of another machine" in vm.warnings[0]
+    assert asked(fake) == ["qmp_capabilities", "query-uuid"]
+
+
+def test_a_machine_whose_pid_file_is_gone_is_shown_and_not_touched(machine):
+    os.unlink(machine.path("qemu.pid"))
+    with machine.monitor(query_status={"return": {"status": "paused"}}) as fake:
+        vm = machine.backend.observe(machine.vm)
+        for act in (
+            lambda: machine.backend.stop(machine.vm, 0.1),
+            lambda: machine.backend.stop(machine.vm, 0.0),
+            lambda: machine.backend.destroy(machine.vm),
+            lambda: machine.backend.start(machine.vm),
+        ):
+            with pytest.raises(InvalidState, match="is alive"):
+                act()
+
+    assert (vm.state, vm.run_state, vm.pid) == (VmState.SUSPENDED, "paused", None)
+    assert "qemu.pid is gone or not its own" in vm.warnings[0]
+    assert machine.process.poll() is None
+    assert not {"quit", "system_powerdown"} & set(asked(fake))
+    assert machine.store.load("web1") == machine.vm
+
+
+def test_a_machine_whose_pid_file_is_gone_and_whose_monitor_is_silent_still_runs(machine):
+    os.unlink(machine.path("qemu.pid"))
+
+    vm = machine.backend.observe(machine.vm)
+
+    assert (vm.state, vm.pid) == (VmState.RUNNING, None)
+    assert len(vm.warnings) == 2
+
+
+def test_a_machine_whose_pid_file_is_gone_counts_as_ended_once_its_process_has(machine):
+    os.unlink(machine.path("qemu.pid"))
+    machine.end()
+
+    assert machine.backend.observe(machine.vm).state is VmState.STOPPED
+    assert machine.backend.destroy(machine.vm) == []
+    assert not os.path.exists(machine.folder)
+
+
+@pytest.mark.parametrize(
+    "held", [[], [QMP_SOCKET], [QMP_SOCKET, DEBUG_SOCKET]], ids=["none", "first", "both"]
+)
+def test_a_guest_gets_the_whole_time_whoever_holds_a_monitor(machine, held):
+    timeout = 1.2
+    with contextlib.ExitStack() as stack:
+        fakes = {
+            name: stack.enter_context(
+                machine.held_monitor(name) if name in held else machine.monitor(name)
+            )
+            for name in (QMP_SOCKET, DEBUG_SOCKET)
+        }
+        begin = time.monotonic()
+        stopped = machine.backend.stop(machine.vm, timeout)
+        took = time.monotonic() - begin
+        for fake in fakes.values():  # the sockets went with the process
+            open(fake.path, "w").close()
+
+    assert timeout <= took < timeout + 2
+    assert (stopped.state, stopped.stopped_by) == (VmState.STOPPED, "sigterm")
+    pressed = [name for name, fake in fakes.items() if "system_powerdown" in asked(fake)]
+    assert pressed == [name for name in fakes if name not in held][:1]
+
+
+def test_a_guest_that_does_not_run_is_not_waited_for(machine):
+    with machine.monitor(query_status={"return": {"status": "guest-panicked"}}) as fake:
+        begin = time.monotonic()
+        stopped = machine.backend.stop(machine.vm, 30)
+        took = time.monotonic() - begin
+        open(fake.path, "w").close()
+
+    assert stopped.stopped_by == "sigterm"
+    assert took < 5
+
+
+def test_a_disk_without_a_record_is_not_overwritten(tmp_path):
+    store = Store(str(tmp_path / "data"))
+    folder = tmp_path / "data" / "vms" / "web1"
+    folder.mkdir(parents=True, mode=0o700)
+    (folder / OVERLAY).write_text("years of work")
+
+    with pytest.raises(BadRecord, match="no record of a VM 'web1'") as caught:
+        QemuBackend(store).check(FULL_SPEC, None)
+
+    assert caught.value.details == {"path": str(folder / OVERLAY)}
+    assert (folder / OVERLAY).read_text() == "years of work"
+
+
+def environment_of(pid):
+    """Return a process's environment; there is none for a moment after its start."""
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        with open(f"/proc/{pid}/environ") as stream:
+            words = stream.read()
+        if words:
+            return sorted(words.rstrip("\0").split("\0"))
+    return []
+
+
+def test_a_started_process_gets_no_variable_of_the_task_and_leaves_no_core(tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    path = os.environ["PATH"]
+    with opened(str(tmp_path)) as openings:
+        launched = launch(["sleep", "60"], openings)
+    try:
+        environment = environment_of(launched.pid)
+        with open(f"/proc/{launched.pid}/limits") as stream:
+            cores = [line.split() for line in stream if line.startswith("Max core file size")]
+    finally:
+        failure = launched.failure("ended by the test")
+
+    assert environment == ["LC_ALL=C", f"PATH={path}"]
+    assert cores[0][4:6] == ["0", "0"]
+    assert failure.details["status"] == -9
