@@ -12,7 +12,27 @@ Spec = dict[str, Any]
 
 HOST: Spec = {"data_dir": {"type": "path"}}
 
-_NETWORK: Spec = {"type": {"type": "str", "choices": ["user", "none"], "default": "user"}}
+_PORT_FORWARD: Spec = {
+    "host": {"type": "int", "required": True},
+    "guest": {"type": "int", "required": True},
+    "protocol": {"type": "str", "choices": ["tcp", "udp"], "default": "tcp"},
+    "host_address": {"type": "str", "default": "127.0.0.1"},
+}
+
+_NETWORK: Spec = {
+    "type": {"type": "str", "choices": ["user", "bridge", "tap", "none"], "default": "user"},
+    "name": {"type": "str"},
+    "bridge": {"type": "str"},
+    "interface": {"type": "str"},
+    "mac": {"type": "str"},
+    "model": {
+        "type": "str",
+        "choices": ["virtio", "e1000e", "e1000", "rtl8139"],
+        "default": "virtio",
+    },
+    "mtu": {"type": "int"},
+    "port_forwards": {"type": "list", "elements": "dict", "options": _PORT_FORWARD},
+}
 
 _CLOUD_INIT: Spec = {
     "hostname": {"type": "str"},
@@ -39,6 +59,9 @@ VM: Spec = {
     "disk_size": {"type": "str"},
     "networks": {"type": "list", "elements": "dict", "options": _NETWORK},
     "ssh_port_range": {"type": "str"},
+    "ip_version": {"type": "int", "choices": [4, 6]},
+    "ip_range": {"type": "list", "elements": "str"},
+    "lease_files": {"type": "list", "elements": "path"},
     "cloud_init": {"type": "dict", "options": _CLOUD_INIT, "no_log": True},
     "accelerator": {"type": "str", "choices": ["auto", "kvm", "tcg"]},
     "cpu": {"type": "str"},
@@ -48,7 +71,7 @@ VM: Spec = {
     "description": {"type": "str"},
     "stop_timeout": {"type": "int", "default": 30},
     "force": {"type": "bool", "default": False},
-    "wait_for": {"type": "str", "choices": ["running", "ssh"], "default": "running"},
+    "wait_for": {"type": "str", "choices": ["running", "ip", "ssh"], "default": "running"},
     "wait_timeout": {"type": "int", "default": 300},
 }
 

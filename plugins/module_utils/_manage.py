@@ -62,7 +62,7 @@ def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
         goal,
         stop_timeout=float(params["stop_timeout"]),
         force=bool(params["force"]),
-        wait_for_ssh=goal.ends_running and params["wait_for"] == "ssh",
+        wait_for=params["wait_for"] if goal.ends_running else "running",
     )
 
 
@@ -121,12 +121,13 @@ def _carry_out(task: Task, router: RouterHypervisor, wish: VmSpec, power: Power)
         ]
     shown = show_vm(found) if found else predict_vm(plan.spec, hypervisor.tag, plan.state)
     result = _result(task, plan, found, shown)
-    if power.wait_for_ssh and found is not None:
+    if power.wait_for != "running" and found is not None:
         try:
-            _wait_for_ssh(found, wait_timeout)
-        except SshFailed as exc:
+            found = _wait_for_guest(hypervisor, found, power.wait_for, wait_timeout)
+        except VmError as exc:
             exc.result = result
             raise
+        result["vm"] = show_vm(found)
     return result
 
 
@@ -146,24 +147,28 @@ def _result(task: Task, plan: Plan, found: Vm | None, shown: dict[str, Any]) -> 
     }
 
 
-def _wait_for_ssh(vm: Vm, timeout: float) -> None:
-    handle = vm.handle
-    if handle.backend == "noop":
-        return
-    if handle.ssh_host_port is None or vm.ip_address is None:
-        raise SshFailed(f"The VM '{handle.name}' has no network over which SSH could be reached.")
+def _wait_for_guest(hypervisor: Hypervisor, vm: Vm, what: str, timeout: float) -> Vm:
+    """Wait until the guest has an address, and for its SSH server if that is asked for; return the machine as it is then."""
+    deadline = time.monotonic() + timeout
+    vm = hypervisor.await_address(vm, deadline)
+    if what == "ssh" and vm.handle.backend != "noop":
+        _wait_for_ssh(vm, deadline)
+    return hypervisor.observe(vm.handle)  # more is known by now
+
+
+def _wait_for_ssh(vm: Vm, deadline: float) -> None:
     from ._guest.readiness import wait_for_ssh
     from ._host.files import read_tail
     from ._host.processes import Process
 
+    ssh = show_vm(vm)["ssh"]
     process = Process.open(vm.pid) if vm.pid else None
     try:
-        deadline = time.monotonic() + timeout
-        wait_for_ssh(vm.ip_address, handle.ssh_host_port, deadline, process.fd if process else None)
+        wait_for_ssh(ssh["host"], ssh["port"], deadline, process.fd if process else None)
     except SshFailed as exc:
-        tail = read_tail(os.path.join(handle.work_dir, CONSOLE_LOG), 2000)
+        tail = read_tail(os.path.join(vm.handle.work_dir, CONSOLE_LOG), 2000)
         raise SshFailed(
-            f"The VM '{handle.name}': {exc.message}", exc.help, **exc.details, console=tail
+            f"The VM '{vm.handle.name}': {exc.message}", exc.help, **exc.details, console=tail
         ) from exc
     finally:
         if process is not None:

@@ -88,18 +88,79 @@ options:
     type: str
   networks:
     description:
-      - The machine's network cards. V([]) means none. A new machine gets one of type V(user).
-      - At most one card is possible.
+      - The machine's network cards, in the order in which the guest sees them. V([]) means none. A new machine gets one of type V(user).
+      - A card keeps its MAC address for the machine's life, under its name.
     type: list
     elements: dict
     suboptions:
       type:
         description:
-          - V(user) gives the guest access to the outside through QEMU itself, without privileges, and forwards a port of 127.0.0.1 to the guest's SSH.
+          - V(user) gives the guest access to the outside through QEMU itself, without privileges.
+            A port of 127.0.0.1 is forwarded to the guest's SSH by the first card of this type.
+          - V(bridge) makes the guest a member of a bridge of the host. This needs root, or QEMU's bridge helper set up by the administrator.
+          - V(tap) makes, or uses, the host's interface that O(networks[].interface) names, and does nothing else with it.
           - V(none), which stands alone, means no network.
         type: str
-        choices: [user, none]
+        choices: [user, bridge, tap, none]
         default: user
+      name:
+        description:
+          - Name of the card, at most 15 characters. The default is C(net) with its place in the list, from 0 on.
+        type: str
+      bridge:
+        description: The bridge to join. It must exist.
+        type: str
+      interface:
+        description: Name of the host's end, at most 15 characters. One that does not exist yet is made, and goes away with the machine's process.
+        type: str
+      mac:
+        description: MAC address. If left out, one is made.
+        type: str
+      model:
+        description: What the guest sees.
+        type: str
+        choices: [virtio, e1000e, e1000, rtl8139]
+        default: virtio
+      mtu:
+        description: Largest packet in bytes, for the host's end on a bridge and, with O(networks[].model=virtio), as advice to the guest.
+        type: int
+      port_forwards:
+        description: Ports of the host that lead into the guest, for O(networks[].type=user).
+        type: list
+        elements: dict
+        suboptions:
+          host:
+            description: Port of the host.
+            type: int
+            required: true
+          guest:
+            description: Port of the guest.
+            type: int
+            required: true
+          protocol:
+            description: What is forwarded.
+            type: str
+            choices: [tcp, udp]
+            default: tcp
+          host_address:
+            description: Address of the host to listen on. V(0.0.0.0) opens the port to everybody who reaches the host.
+            type: str
+            default: 127.0.0.1
+  ip_version:
+    description:
+      - Only addresses of this version count as the guest's, on bridges.
+    type: int
+    choices: [4, 6]
+  ip_range:
+    description:
+      - Only addresses in one of these ranges count as the guest's, on bridges.
+    type: list
+    elements: str
+  lease_files:
+    description:
+      - Lease files of DHCP servers to look into for the guest's addresses, in place of the usual ones.
+    type: list
+    elements: path
   ssh_port_range:
     description:
       - Range of host ports from which one is reserved for the guest's SSH when the machine is created. A new machine gets V(10022-10122).
@@ -172,10 +233,11 @@ options:
     default: false
   wait_for:
     description:
-      - What to wait for when the machine is started or runs already. V(running) waits for QEMU, V(ssh) until the guest's SSH server introduces itself.
+      - What to wait for when the machine is started or runs already. V(running) waits for QEMU, V(ip) until the guest has an address that the host knows,
+        V(ssh) until the guest's SSH server introduces itself.
       - Other states ignore it.
     type: str
-    choices: [running, ssh]
+    choices: [running, ip, ssh]
     default: running
   wait_timeout:
     description:
@@ -282,7 +344,9 @@ vm:
       type: list
       elements: dict
     networks:
-      description: Its network cards, each with C(type), C(mac) and C(ip_addresses).
+      description: >-
+          Its network cards, each with what it was given, C(name), C(type), C(bridge), C(interface), C(model), C(mtu) and C(port_forwards),
+          its C(mac), and the C(ip_addresses) that are the guest's for sure.
       type: list
       elements: dict
     ip_address:

@@ -104,7 +104,9 @@ vms:
       type: list
       elements: dict
     networks:
-      description: Its network cards, each with C(type), C(mac) and C(ip_addresses).
+      description: >-
+          Its network cards, each with what it was given, C(name), C(type), C(bridge), C(interface), C(model), C(mtu) and C(port_forwards),
+          its C(mac), and the C(ip_addresses) that are the guest's for sure.
       type: list
       elements: dict
     ip_address:

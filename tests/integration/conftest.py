@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class Hypervisor:
     data_dir: Path
     defaults: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=lambda: dict(ENVIRONMENT))
+    prefix: list[str] = field(default_factory=list)  # a command that runs another, elsewhere
+    python: str = sys.executable
 
     def begin(self, module: str, **options: Any) -> subprocess.Popen:
         """Start a module as a process and return at once."""
@@ -50,7 +53,7 @@ class Hypervisor:
         arguments = {"data_dir": str(self.data_dir), **options}
         arguments |= {"_ansible_check_mode": check, "_ansible_diff": diff}
         task = subprocess.Popen(
-            [sys.executable, "-m", f"{MODULES}.{module}"],
+            [*self.prefix, self.python, "-m", f"{MODULES}.{module}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -243,7 +246,7 @@ def guests(hypervisor, smoke_image):
     return hypervisor
 
 
-def in_guest(vm: dict[str, Any], command: str) -> str:
+def in_guest(vm: dict[str, Any], command: str, prefix: Sequence[str] = ()) -> str:
     """Run a command in a guest over SSH and return what it printed."""
     ssh = vm["ssh"]
     known_hosts = f"UserKnownHostsFile={vm['paths']['work_dir']}/known_hosts"
@@ -263,7 +266,7 @@ def in_guest(vm: dict[str, Any], command: str) -> str:
         f"{ssh['user']}@{ssh['host']}",
     ]
     done = subprocess.run(
-        [shutil.which("ssh"), *options, *address, command],
+        [*prefix, shutil.which("ssh"), *options, *address, command],
         check=False,
         capture_output=True,
         text=True,

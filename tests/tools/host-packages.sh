@@ -19,6 +19,10 @@ test   xorriso          xorriso
 test   iproute2         ip
 test   procps           ps
 test   socat            socat
+test   dnsmasq-base     dnsmasq
+test   nftables         nft
+test   busybox-static   busybox
+
 guest  syslinux         syslinux
 guest  syslinux-common  /usr/lib/syslinux/mbr/mbr.bin
 guest  mtools           mcopy
@@ -29,6 +33,7 @@ guest  kmod             depmod
 guest  cpio             cpio
 make   make             make
 lint   shellcheck       shellcheck
+ci     openssh-server   sshd
 '
 
 present() { case $1 in /*) [ -e "$1" ] ;; *) command -v "$1" >/dev/null ;; esac; }

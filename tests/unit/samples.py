@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.handle import VmHandle
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.networks import (
+    AddressFilter,
+    Network,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
     CloudInit,
-    Network,
     PortRange,
     VmSpec,
 )
@@ -27,6 +30,7 @@ FULL_SPEC = VmSpec(
     memory_mib=2048,
     disk_size=20 * GIB,
     networks=(Network("user"),),
+    addresses=AddressFilter(4, ("192.168.77.0/24",), ("/var/leases",)),
     ssh_port_range=PortRange(10022, 10122),
     cloud_init=CloudInit(
         hostname="web1.example.org",
@@ -60,7 +64,7 @@ FULL_HANDLE = VmHandle(
     console_socket="/data/vms/web1/console.sock",
     vnc_addr="127.0.0.1:5900",
     ssh_host_port=10061,
-    mac_addr="52:54:00:12:34:56",
+    macs={"net0": "52:54:00:12:34:56"},
     uefi=True,
     accelerator="tcg",
     accelerator_reason="The task asks for it.",

@@ -37,7 +37,7 @@ from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import (
 )
 
 GOLDEN = Path(__file__).parent / "golden" / "argv"
-FDS = Descriptors(qmp=11, debug=12, console=13, console_log=15)
+FDS = Descriptors(qmp=11, debug=12, console=13, agent=14, console_log=15)
 TCG = Launch("/usr/bin/qemu-system-x86_64", "tcg", "max", "/data/vms/web1/qemu.pid", None, FDS)
 KVM = replace(TCG, accelerator="kvm", cpu="host")
 AWKWARD = "/srv/a b,c=d/ü🐧\"'\\%s$HOME,,x"
@@ -150,6 +150,7 @@ def test_everything_that_listens_is_a_descriptor_or_on_loopback(built):
         "qmp": "11",
         "debug": "12",
         "console": "13",
+        "agent": "14",
     }
     for entry in chardevs.values():
         assert (entry["server"], entry["wait"]) == ("on", "off")

@@ -17,6 +17,9 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.chang
     option_name,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import VmError
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.networks import (
+    AddressFilter,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.plan import (
     Power,
     make_plan,
@@ -42,6 +45,7 @@ CHANGED = {
     "memory_mib": 3000,
     "disk_size": 30 * GIB,
     "networks": (),
+    "addresses": AddressFilter(version=6),
     "ssh_port_range": PortRange(10000, 20000),
     "cloud_init": CloudInit(user="other"),
     "accelerator": "kvm",
@@ -51,7 +55,7 @@ CHANGED = {
     "labels": {"role": "db"},
     "description": "Another server",
 }
-AT_ONCE = {"ssh_port_range", "labels", "description"}
+AT_ONCE = {"addresses", "ssh_port_range", "labels", "description"}
 NEXT_START = {
     *("vcpus", "memory_mib", "disk_size", "networks", "accelerator", "cpu", "machine", "vnc"),
 }

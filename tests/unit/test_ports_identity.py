@@ -156,7 +156,7 @@ def test_an_identity_is_the_backend_and_a_random_uuid():
 def test_a_mac_address_is_one_of_qemu_and_new():
     others = []
     for number in range(300):
-        others.append(minimal_handle(f"vm{number}", mac_addr=new_mac(others)))
+        others.append(minimal_handle(f"vm{number}", macs={"net0": new_mac(others)}))
 
     macs = [other.mac_addr for other in others]
     assert all(re.fullmatch(r"52:54:00(:[0-9a-f]{2}){3}", mac) for mac in macs)
@@ -168,6 +168,6 @@ def test_a_mac_address_that_is_taken_is_drawn_again(monkeypatch):
     drawn = iter([b"\x00\x00\x01", b"\x00\x00\x01", b"\x00\x00\x02"])
     monkeypatch.setattr(module, "urandom", lambda size: next(drawn))
 
-    mac = new_mac([minimal_handle("a", mac_addr="52:54:00:00:00:01"), minimal_handle("b")])
+    mac = new_mac([minimal_handle("a", macs={"net0": "52:54:00:00:00:01"}), minimal_handle("b")])
 
     assert mac == "52:54:00:00:00:02"

@@ -131,7 +131,7 @@ BAD = [
     ),
     ({"networks": [{"type": "user"}, {"type": "none"}]}, INVALID, "networks"),
     ({"networks": [{"type": "none"}, {"type": "none"}]}, INVALID, "networks"),
-    ({"networks": [{"type": "user"}, {"type": "user"}]}, INVALID, "networks[1]"),
+    ({"networks": [{"type": "user"}] * 9}, INVALID, "networks"),
     *(
         ({"ssh_port_range": value}, INVALID, "ssh_port_range")
         for value in (

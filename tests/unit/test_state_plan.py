@@ -381,7 +381,7 @@ def test_ssh_is_not_waited_for_without_a_network(networks):
     wish = VmSpec("web1", networks=networks)
 
     with pytest.raises(VmError) as caught:
-        make_plan(wish, Power(Goal.STARTED, wait_for_ssh=True), found, "qemu", ABLE)
+        make_plan(wish, Power(Goal.STARTED, wait_for="ssh"), found, "qemu", ABLE)
 
     assert caught.value.details == {"option": "wait_for"}
     assert make_plan(wish, Power(Goal.STARTED), found, "qemu", ABLE).actions == []
@@ -405,12 +405,12 @@ def without_network(spec):
 def test_ssh_is_waited_for_over_the_network_that_the_process_has(state, goal, networks, accepted):
     found = found_in(state, spec=without_network(NEW.completed()))
     wish = VmSpec("web1", networks=networks)
-    power = Power(goal, wait_for_ssh=True)
+    power = Power(goal, wait_for="ssh")
     if accepted:
         assert "start" in make_plan(wish, power, found, "qemu", ABLE).actions
         return
 
-    with pytest.raises(VmError, match="has no network over which SSH") as caught:
+    with pytest.raises(VmError, match="has no network over which") as caught:
         make_plan(wish, power, found, "qemu", ABLE)
 
     assert caught.value.details == {"option": "wait_for"}
@@ -422,7 +422,7 @@ def test_ssh_of_a_process_that_still_has_its_network_is_waited_for():
     found = found_in(VmState.RUNNING)
 
     plan = make_plan(
-        VmSpec("web1", networks=()), Power(Goal.STARTED, wait_for_ssh=True), found, "qemu", ABLE
+        VmSpec("web1", networks=()), Power(Goal.STARTED, wait_for="ssh"), found, "qemu", ABLE
     )
 
     assert plan.restart_reasons == ("networks",)
@@ -481,7 +481,7 @@ def test_the_disk_may_stay_and_the_range_may_move_around_the_port():
 def test_a_prediction_forgets_what_only_the_real_run_decides(state):
     found = found_in(state)
     if state.has_process:
-        found = replace(found, pid=4711, run_state="running", ip_address="127.0.0.1")
+        found = replace(found, pid=4711, run_state="running", addresses={"net0": ("127.0.0.1",)})
 
     restarted = make_plan(VmSpec("web1"), Power(Goal.RESTARTED), found, "qemu", ABLE).predicted
     stopped = make_plan(VmSpec("web1"), Power(Goal.STOPPED), found, "qemu", ABLE).predicted

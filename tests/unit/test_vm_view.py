@@ -34,7 +34,7 @@ RUNNING = Vm(
     VmState.RUNNING,
     run_state="running",
     pid=4711,
-    ip_address="127.0.0.1",
+    addresses={"net0": ("127.0.0.1",)},
     console=ConsoleEndpoint("unix", "/data/vms/web1/console.sock"),
     vnc=VncEndpoint("127.0.0.1", 5900, "/data/vms/web1/vnc.password"),
 )
@@ -59,7 +59,19 @@ def test_a_running_machine_shows_everything():
                 "image": "/srv/images/base.qcow2",
             }
         ],
-        "networks": [{"type": "user", "mac": "52:54:00:12:34:56", "ip_addresses": ["127.0.0.1"]}],
+        "networks": [
+            {
+                "type": "user",
+                "name": "net0",
+                "bridge": None,
+                "interface": None,
+                "model": "virtio",
+                "mtu": None,
+                "port_forwards": [],
+                "mac": "52:54:00:12:34:56",
+                "ip_addresses": ["127.0.0.1"],
+            }
+        ],
         "ip_address": "127.0.0.1",
         "ssh": {
             "host": "127.0.0.1",

@@ -31,6 +31,7 @@ EFFECTS: Mapping[str, Effect] = {
     "memory_mib": Effect.NEXT_START,
     "disk_size": Effect.NEXT_START,
     "networks": Effect.NEXT_START,
+    "addresses": Effect.AT_ONCE,
     "ssh_port_range": Effect.AT_ONCE,
     "cloud_init": Effect.NEVER,
     "accelerator": Effect.NEXT_START,
@@ -44,7 +45,10 @@ EFFECTS: Mapping[str, Effect] = {
 
 def option_name(field: str) -> str:
     """Return what users call a field of ``VmSpec``."""
-    return "memory" if field == "memory_mib" else field
+    return {
+        "memory_mib": "memory",
+        "addresses": "ip_version, ip_range, lease_files",
+    }.get(field, field)
 
 
 def differing(old: VmSpec, new: VmSpec, effect: Effect = Effect.NEXT_START) -> tuple[str, ...]:

@@ -186,6 +186,20 @@ class PortUnavailable(VmError):
     )
 
 
+class NetworkFailed(VmError):
+    """A network card could not be plugged in."""
+
+    code = "vm_manager.network.failed"
+    default_help = "Look at the host's interfaces with 'ip link'."
+
+
+class BridgeMissing(Unready):
+    """The bridge that a network names does not exist."""
+
+    code = "vm_manager.network.no_bridge"
+    default_help = "Make it, for example with the role cloudnebula.hypervisor.hypervisor_host, or correct the name."
+
+
 class NoGuestAddress(VmError):
     """The guest has no address that the host knows."""
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from .errors import BadRecord
-from .spec import CloudInit, Network, PortRange, VmSpec
+from .networks import AddressFilter, Network, PortForward
+from .spec import CloudInit, PortRange, VmSpec
 from .state import VmState
 
 SCHEMA = 1
@@ -40,7 +41,9 @@ class VmHandle:
     console_socket: str | None = None
     vnc_addr: str | None = None
     ssh_host_port: int | None = None
-    mac_addr: str | None = None
+    macs: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of the cards that were given none, by name
     uefi: bool = False
     accelerator: str | None = None  # what the last start chose
     accelerator_reason: str | None = None
@@ -51,6 +54,15 @@ class VmHandle:
     def uuid(self) -> str:
         """The UUID that the hypervisor knows the machine by."""
         return self.id.partition("-")[2]
+
+    @property
+    def mac_addr(self) -> str | None:
+        """MAC address of the first network card, if there is one."""
+        return self.mac_of(self.spec.networks[0]) if self.spec.networks else None
+
+    def mac_of(self, network: Network) -> str | None:
+        """Return the MAC address of a card: the one it was given, or the one that was made for it."""
+        return network.mac or self.macs.get(network.name)
 
     @property
     def vcpus(self) -> int:
@@ -115,7 +127,11 @@ def load(raw: bytes, path: str) -> VmHandle:
 def _spec(data: Mapping[str, Any]) -> VmSpec:
     values = dict(data)
     if values.get("networks") is not None:
-        values["networks"] = tuple(Network(**item) for item in values["networks"])
+        values["networks"] = tuple(_network(item) for item in values["networks"])
+    if values.get("addresses") is not None:
+        addresses = values["addresses"]
+        lists = {key: tuple(addresses[key]) for key in ("ranges", "lease_files")}
+        values["addresses"] = AddressFilter(**{**addresses, **lists})
     if values.get("ssh_port_range") is not None:
         values["ssh_port_range"] = PortRange(**values["ssh_port_range"])
     if values.get("cloud_init") is not None:
@@ -126,14 +142,19 @@ def _spec(data: Mapping[str, Any]) -> VmSpec:
     return VmSpec(**values)
 
 
+def _network(data: Mapping[str, Any]) -> Network:
+    forwards = tuple(PortForward(**forward) for forward in dict(data).get("port_forwards", ()))
+    return Network(**{**data, "port_forwards": forwards})
+
+
 def _check_types(value: Any) -> None:
     """Raise ``TypeError`` for the first field, here or further in, whose value is not of a type that it may have."""
-    for field in fields(value):
-        found = getattr(value, field.name)
+    for item in fields(value):
+        found = getattr(value, item.name)
         kind = type(found).__name__
-        allowed = [word.partition("[")[0] for word in str(field.type).split(" | ")]
+        allowed = [word.partition("[")[0] for word in str(item.type).split(" | ")]
         if {"NoneType": "None", "dict": "Mapping"}.get(kind, kind) not in allowed:
-            raise TypeError(f"{field.name} has the type {kind}")
-        for item in found if isinstance(found, tuple) else (found,):
-            if is_dataclass(item):
-                _check_types(item)
+            raise TypeError(f"{item.name} has the type {kind}")
+        for part in found if isinstance(found, tuple) else (found,):
+            if is_dataclass(part):
+                _check_types(part)

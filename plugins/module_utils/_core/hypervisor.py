@@ -62,5 +62,11 @@ class Hypervisor(Protocol):
     def console_endpoint(self, vm: VmHandle) -> ConsoleEndpoint:
         """Return where the serial console is."""
 
+    def await_address(self, vm: Vm, deadline: float) -> Vm:
+        """Wait until the running guest has an address; return the machine as it is then.
+
+        ``deadline`` is a time of ``time.monotonic``. Raises ``NoGuestAddress`` saying what was seen for each card.
+        """
+
     def observe(self, vm: VmHandle) -> Vm:
         """Return the record together with all live facts. Bounded in time; changes nothing."""

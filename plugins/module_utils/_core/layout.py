@@ -16,6 +16,7 @@ DEBUG_SOCKET = (
     "qmp-debug.sock"  # a second monitor, for people: the first takes one client at a time
 )
 CONSOLE_SOCKET = "console.sock"
+AGENT_SOCKET = "agent.sock"  # the QEMU guest agent, if the guest runs one
 CONSOLE_LOG = "console.log"
 QEMU_LOG = "qemu.log"
 PID_FILE = "qemu.pid"
@@ -26,6 +27,7 @@ KNOWN_HOSTS = "known_hosts"  # written by SSH when it is told so, as the invento
 _ROTATED = tuple(f"{name}.1" for name in (CONSOLE_LOG, QEMU_LOG))
 _FILES = (
     *(RECORD, OVERLAY, SEED, PRIVATE_KEY, PUBLIC_KEY, QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET),
+    AGENT_SOCKET,
     *(CONSOLE_LOG, QEMU_LOG, PID_FILE, ALIVE_LOCK, VNC_PASSWORD, KNOWN_HOSTS, *_ROTATED),
 )
 _HALF_MADE = tuple(f".{name}.part" for name in _FILES)

@@ -87,7 +87,7 @@ class Power:
     goal: Goal
     stop_timeout: float = 30.0
     force: bool = False
-    wait_for_ssh: bool = False
+    wait_for: str = "running"
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,8 @@ def make_plan(wish: VmSpec, power: Power, found: Vm | None, tag: str, features: 
         _check_features(spec, power.goal, tag, features)
     state = found.state if found else VmState.DESTROYED
     verbs = _verbs(spec, power, found)
-    if power.wait_for_ssh:
-        _check_ssh(spec, found, verbs)
+    if power.wait_for in ("ip", "ssh"):
+        _check_reachable(spec, found, verbs)
     steps = tuple(Step(verb, _patience(verb, verbs, power)) for verb in verbs)
     after = _state_after(state, verbs)
     reasons = _restart_reasons(spec, found, verbs, after)
@@ -181,13 +181,13 @@ def _check_features(spec: VmSpec, goal: Goal, tag: str, features: Features) -> N
         raise _unsupported(f"accelerator={spec.accelerator}", tag)
 
 
-def _check_ssh(spec: VmSpec, found: Vm | None, verbs: tuple[Verb, ...]) -> None:
+def _check_reachable(spec: VmSpec, found: Vm | None, verbs: tuple[Verb, ...]) -> None:
     starts = found is None or Verb.START in verbs
     running = spec if found is None or starts else found.handle.booted or found.handle.spec
-    if running.has_user_network:
+    if running.networks:
         return
     raise InvalidSpec(
-        f"wait_for: the VM '{spec.name}' has no network over which SSH could be reached.",
+        f"wait_for: the VM '{spec.name}' has no network over which it could be reached.",
         "Leave wait_for out, or give the VM a network of type user."
         if starts
         else "A network that is added now is there after a restart: use state=restarted.",

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from .errors import InvalidMemory, InvalidName, InvalidSpec, InvalidVcpus
+from .networks import AddressFilter, Network, address_filter_from_params, networks_from_params
 from .sizes import GIB, MIB, parse_size
 
 DEFAULT_USER = "vm"
@@ -30,13 +31,6 @@ _MACHINE = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _PUBLIC_KEY = re.compile(
     r"(?:ssh|ecdsa|sk)-[!-~]+[ \t]+AAAA[A-Za-z0-9+/]*={0,3}(?:[ \t][^\x00-\x08\x0a-\x1f\x7f]*)?"
 )
-
-
-@dataclass(frozen=True)
-class Network:
-    """One network card and what it is plugged into."""
-
-    type: str = "user"
 
 
 @dataclass(frozen=True)
@@ -74,6 +68,7 @@ class VmSpec:
     memory_mib: int | None = None
     disk_size: int | None = None
     networks: tuple[Network, ...] | None = None
+    addresses: AddressFilter | None = None
     ssh_port_range: PortRange | None = None
     cloud_init: CloudInit | None = None
     accelerator: str | None = None
@@ -122,6 +117,7 @@ DEFAULTS = VmSpec(
     vcpus=1,
     memory_mib=1024,
     networks=(Network(),),
+    addresses=AddressFilter(),
     ssh_port_range=PortRange(),
     cloud_init=CloudInit(),
     accelerator="auto",
@@ -149,7 +145,8 @@ def spec_from_params(params: Mapping[str, Any]) -> VmSpec:
         vcpus=_vcpus(params.get("vcpus")),
         memory_mib=_memory(params.get("memory")),
         disk_size=_disk_size(params.get("disk_size")),
-        networks=_networks(params.get("networks")),
+        networks=networks_from_params(params.get("networks")),
+        addresses=address_filter_from_params(params),
         ssh_port_range=_port_range(params.get("ssh_port_range")),
         cloud_init=_cloud_init(params.get("cloud_init")),
         accelerator=params.get("accelerator"),
@@ -196,25 +193,6 @@ def _disk_size(value: str | int | None) -> int | None:
             option="disk_size",
         )
     return size
-
-
-def _networks(value: list[Mapping[str, Any]] | None) -> tuple[Network, ...] | None:
-    if value is None:
-        return None
-    networks = tuple(Network(type=item["type"]) for item in value)
-    if "none" in (network.type for network in networks) and len(networks) > 1:
-        raise InvalidSpec(
-            "networks: type 'none' stands alone.",
-            "Leave the list empty for no network.",
-            option="networks",
-        )
-    if len(networks) > 1:
-        raise InvalidSpec(
-            "networks: only one network is possible.",
-            "Keep one item of the list.",
-            option="networks[1]",
-        )
-    return tuple(network for network in networks if network.type != "none")
 
 
 def _port_range(value: str | None) -> PortRange | None:

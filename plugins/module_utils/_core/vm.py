@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .changes import differing
 from .handle import VmHandle
 from .layout import CONSOLE_LOG, QEMU_LOG
+from .networks import Network
 from .sizes import MIB, show_size
 from .spec import CloudInit, VmSpec
 from .state import VmState
 
+SSH_PORT = 22
 SSH_HOST = "127.0.0.1"  # where the host's end of a user-mode network listens
 
 
@@ -46,10 +48,24 @@ class Vm:
     state: VmState
     run_state: str | None = None
     pid: int | None = None
-    ip_address: str | None = None
+    addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # by network
     console: ConsoleEndpoint = ConsoleEndpoint()
     vnc: VncEndpoint | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def plugged(self) -> tuple[Network, ...]:
+        """The network cards that it has right now, or will have when it starts."""
+        booted = self.handle.booted if self.state.has_process else None
+        return (booted or self.handle.spec).networks or ()
+
+    @property
+    def ip_address(self) -> str | None:
+        """Address under which this host reaches the guest: the first that the first cards have."""
+        found = [
+            address for network in self.plugged for address in self.addresses.get(network.name, ())
+        ]
+        return found[0] if found else None
 
     @property
     def can_go_on(self) -> bool:
@@ -93,10 +109,9 @@ def show_vm(vm: Vm) -> dict[str, Any]:
 
 def predict_vm(spec: VmSpec, backend: str, state: VmState) -> dict[str, Any]:
     """Return the same dictionary for a machine that does not exist yet; what only creation decides is null."""
-    networks: list[dict[str, Any]] = [
-        {"type": net.type, "mac": None, "ip_addresses": []} for net in spec.networks or ()
-    ]
-    ssh = {"host": SSH_HOST, "port": None, "user": spec.login_user, "private_key_path": None}
+    networks = [{**_show_network(network), "ip_addresses": []} for network in spec.networks or ()]
+    host, port = (SSH_HOST, None) if spec.has_user_network else (None, SSH_PORT)
+    ssh = {"host": host, "port": port, "user": spec.login_user, "private_key_path": None}
     return {
         **_show_identity(spec.name, spec, backend),
         "id": None,
@@ -105,7 +120,7 @@ def predict_vm(spec: VmSpec, backend: str, state: VmState) -> dict[str, Any]:
         "disks": [],
         "networks": networks,
         "ip_address": None,
-        "ssh": ssh if spec.has_user_network and state is not VmState.DESTROYED else None,
+        "ssh": ssh if spec.networks and state is not VmState.DESTROYED else None,
         "console": {"type": "none", "path": None},
         "vnc": None,
         "pid": None,
@@ -142,21 +157,29 @@ def _show_disks(handle: VmHandle) -> list[dict[str, Any]]:
 
 
 def _show_networks(vm: Vm) -> list[dict[str, Any]]:
-    addresses = [] if vm.ip_address is None else [vm.ip_address]
     return [
-        {"type": network.type, "mac": vm.handle.mac_addr, "ip_addresses": addresses}
-        for network in vm.handle.spec.networks or ()
+        {
+            **_show_network(network),
+            "mac": vm.handle.mac_of(network),
+            "ip_addresses": list(vm.addresses.get(network.name, ())),
+        }
+        for network in vm.plugged
     ]
+
+
+def _show_network(network: Network) -> dict[str, Any]:
+    return {**asdict(network), "port_forwards": [asdict(item) for item in network.port_forwards]}
 
 
 def _show_ssh(vm: Vm) -> dict[str, Any] | None:
     handle = vm.handle
-    spec = handle.booted if vm.state.has_process and handle.booted else handle.spec
-    if handle.ssh_host_port is None or not spec.has_user_network:
+    kinds = {network.type for network in vm.plugged}
+    if not kinds:
         return None
+    forwarded = "user" in kinds and handle.ssh_host_port is not None
     return {
-        "host": SSH_HOST,
-        "port": handle.ssh_host_port,
+        "host": SSH_HOST if forwarded else vm.ip_address,
+        "port": handle.ssh_host_port if forwarded else SSH_PORT,
         "user": handle.spec.login_user,
         "private_key_path": handle.private_key_path,
     }
@@ -185,7 +208,8 @@ def show_options(spec: VmSpec, backend: str, state: VmState) -> Mapping[str, Any
         "vcpus": spec.vcpus,
         "memory": None if spec.memory_mib is None else show_size(spec.memory_mib * MIB),
         "disk_size": None if spec.disk_size is None else show_size(spec.disk_size),
-        "networks": [dict(vars(network)) for network in spec.networks or ()],
+        "networks": [_show_network(network) for network in spec.networks or ()],
+        "addresses": None if spec.addresses is None else asdict(spec.addresses),
         "ssh_port_range": None if spec.ssh_port_range is None else str(spec.ssh_port_range),
         "cloud_init": None if spec.cloud_init is None else _show_cloud_init(spec.cloud_init),
         "accelerator": spec.accelerator,

@@ -25,11 +25,20 @@ def new_id(tag: str) -> str:
 
 def new_mac(others: Collection[VmHandle]) -> str:
     """Return a random, locally administered MAC address that none of the other machines has."""
-    taken = {other.mac_addr for other in others}
+    taken = {mac for other in others for mac in other.macs.values()}
     while True:
         mac = "52:54:00:" + os.urandom(3).hex(":")
         if mac not in taken:
             return mac
+
+
+def complete_macs(handle: VmHandle, others: Collection[VmHandle]) -> VmHandle:
+    """Return the record with a MAC address for each card that has none; those that were made stay for ever."""
+    macs = dict(handle.macs)
+    for network in handle.spec.networks or ():
+        if network.mac is None and network.name not in macs:
+            macs[network.name] = new_mac((*others, handle.evolve(macs=macs)))
+    return handle.evolve(macs=macs)
 
 
 def preferred_port(name: str, ports: PortRange) -> int:

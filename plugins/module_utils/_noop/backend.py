@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .._core.errors import NoGuestAddress
@@ -14,7 +15,7 @@ from .._core.handle import VmHandle
 from .._core.spec import PortRange, VmSpec
 from .._core.state import VmState
 from .._core.vm import ConsoleEndpoint, Vm
-from .._guest.identity import new_id, new_mac, preferred_port
+from .._guest.identity import complete_macs, new_id, preferred_port
 from .._host.ports import LOOPBACK
 from .._host.store import Store
 
@@ -26,7 +27,7 @@ class NoopBackend:
     features = Features(
         suspend=True,
         vnc=True,
-        network_types=("user",),
+        network_types=("user", "bridge", "tap"),
         accelerators=("kvm", "tcg"),
         needs_image=False,
     )
@@ -44,11 +45,10 @@ class NoopBackend:
             id=new_id(self.tag), name=spec.name, backend=self.tag, work_dir=work_dir, spec=spec
         )
         handle = handle.evolve(spec=spec, disk_bytes=spec.disk_size)
-        if spec.networks and handle.mac_addr is None:
+        handle = complete_macs(handle, ())
+        if spec.has_user_network and handle.ssh_host_port is None:
             ports = spec.ssh_port_range or PortRange()
-            handle = handle.evolve(
-                mac_addr=new_mac(()), ssh_host_port=preferred_port(spec.name, ports)
-            )
+            handle = handle.evolve(ssh_host_port=preferred_port(spec.name, ports))
         if handle.state is VmState.PREPARING:
             handle = handle.evolve(state=VmState.PREPARED)
         return self._store.save(handle)
@@ -93,11 +93,16 @@ class NoopBackend:
         """Return that there is none."""
         return ConsoleEndpoint()
 
+    def await_address(self, vm: Vm, deadline: float) -> Vm:
+        """Return at once."""
+        return vm
+
     def observe(self, vm: VmHandle) -> Vm:
         """Return the record."""
-        networks = (vm.booted or vm.spec).networks
-        address = LOOPBACK if vm.state.has_process and networks else None
-        return Vm(vm, vm.state, ip_address=address)
+        there = Vm(vm, vm.state)
+        if not vm.state.has_process:
+            return there
+        return replace(there, addresses={network.name: (LOOPBACK,) for network in there.plugged})
 
     def _become(self, vm: VmHandle, state: VmState) -> VmHandle:
         return self._store.save(vm.evolve(state=state))

@@ -13,21 +13,25 @@ from typing import Any
 
 from .._core.errors import BackendNotAvailable
 from .._core.handle import VmHandle
+from .._core.networks import MODELS, Network
 from .._core.spec import VmSpec
+from .taps import Tap
 
 MACHINES: Mapping[str, str] = {"x86_64": "q35"}
 TB_SIZE_MIB = 64  # QEMU's own default lets the translation cache of an idle guest take several times its memory
 VNC_DISPLAYS = 99
+_KEYS = {"host_mtu": "host_mtu"}  # the one key that QEMU writes with an underscore
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
 
 @dataclass(frozen=True)
 class Descriptors:
-    """Open files that QEMU inherits: three listening sockets and the writing end of the console log's pipe."""
+    """Open files that QEMU inherits: four listening sockets and the writing end of the console log's pipe."""
 
     qmp: int
     debug: int
     console: int
+    agent: int
     console_log: int
 
 
@@ -41,6 +45,7 @@ class Launch:
     pid_file: str
     vnc_password: str | None
     fds: Descriptors
+    taps: tuple[Tap, ...] = ()
 
 
 def machine_for(architecture: str) -> str:
@@ -62,8 +67,9 @@ def build_argv(vm: VmHandle, launch: Launch) -> list[str]:
         *_board(vm.spec, launch),
         *_monitors(launch.fds),
         *_console(launch.fds),
+        *_agent(launch.fds),
         *_disks(vm),
-        *_network(vm),
+        *_networks(vm, launch),
         *_screen(vm.spec, launch.vnc_password),
     ]
 
@@ -73,7 +79,7 @@ def option(head: str, **properties: str | int | None) -> str:
     parts = [head] if head else []
     for key, value in properties.items():
         if value is not None:
-            parts.append(f"{key.replace('_', '-')}={str(value).replace(',', ',,')}")
+            parts.append(f"{_KEYS.get(key, key.replace('_', '-'))}={str(value).replace(',', ',,')}")
     return ",".join(parts)
 
 
@@ -127,6 +133,14 @@ def _console(fds: Descriptors) -> list[str]:
     ]
 
 
+def _agent(fds: Descriptors) -> list[str]:
+    return [
+        *("-device", "virtio-serial-pci"),
+        *("-chardev", option("socket", id="agent", fd=fds.agent, server="on", wait="off")),
+        *("-device", option("virtserialport", chardev="agent", name="org.qemu.guest_agent.0")),
+    ]
+
+
 def _disks(vm: VmHandle) -> list[str]:
     spec = vm.spec
     root = {
@@ -152,14 +166,52 @@ def _base_image(spec: VmSpec) -> Mapping[str, Any]:
     return {**base, "backing": None} if spec.image_format == "qcow2" else base
 
 
-def _network(vm: VmHandle) -> list[str]:
-    if not vm.spec.has_user_network:
-        return []
-    forward = f"tcp:127.0.0.1:{vm.ssh_host_port}-:22"
-    return [
-        *("-netdev", option("user", id="net0", hostfwd=forward)),
-        *("-device", option("virtio-net-pci", netdev="net0", mac=vm.mac_addr) + ",romfile="),
+def _networks(vm: VmHandle, launch: Launch) -> list[str]:
+    arguments = []
+    forward_ssh = True
+    for network in vm.spec.networks or ():
+        if network.type == "user":
+            arguments += ["-netdev", _user_network(vm, network, forward_ssh)]
+            forward_ssh = False
+        else:
+            tap = next(tap for tap in launch.taps if tap.network == network.name)
+            arguments += ["-netdev", _tap_network(tap)]
+        arguments += ["-device", _card(vm, network, launch)]
+    return arguments
+
+
+def _user_network(vm: VmHandle, network: Network, forward_ssh: bool) -> str:
+    forwards = [f"tcp:127.0.0.1:{vm.ssh_host_port}-:22"] if forward_ssh else []
+    forwards += [
+        f"{item.protocol}:{item.host_address}:{item.host}-:{item.guest}"
+        for item in network.port_forwards
     ]
+    return ",".join(
+        [option("user", id=network.name), *(option("", hostfwd=forward) for forward in forwards)]
+    )
+
+
+def _tap_network(tap: Tap) -> str:
+    several = len(tap.fds) > 1
+    ends: dict[str, str] = {"fds" if several else "fd": ":".join(map(str, tap.fds))}
+    if tap.vhost:
+        ends["vhost"] = "on"
+        ends["vhostfds" if several else "vhostfd"] = ":".join(map(str, tap.vhost))
+    return option("tap", id=tap.network, **ends)
+
+
+def _card(vm: VmHandle, network: Network, launch: Launch) -> str:
+    queues = max((len(tap.fds) for tap in launch.taps if tap.network == network.name), default=1)
+    virtio = network.model == "virtio"
+    card = option(
+        MODELS[network.model],
+        netdev=network.name,
+        mac=vm.mac_of(network),
+        host_mtu=network.mtu if virtio else None,
+        mq="on" if virtio and queues > 1 else None,
+        vectors=2 * queues + 2 if virtio and queues > 1 else None,
+    )
+    return card + ",romfile="  # without a boot ROM: machines boot from their disk
 
 
 def _screen(spec: VmSpec, password_file: str | None) -> list[str]:

@@ -21,15 +21,22 @@ from .._core.errors import (
 )
 from .._core.features import Features
 from .._core.handle import VmHandle
-from .._core.layout import CONSOLE_SOCKET, DEBUG_SOCKET, PID_FILE, QMP_SOCKET, VNC_PASSWORD
+from .._core.layout import (
+    AGENT_SOCKET,
+    CONSOLE_SOCKET,
+    DEBUG_SOCKET,
+    PID_FILE,
+    QMP_SOCKET,
+    VNC_PASSWORD,
+)
 from .._core.spec import VmSpec
 from .._core.state import VmState
 from .._core.vm import ConsoleEndpoint, Vm
 from .._host.files import write_atomically
-from .._host.ports import LOOPBACK
 from .._host.store import Store
 from . import preparation
 from .accelerator import Accelerator, choose_accelerator
+from .addresses import look_up, wait_for_address
 from .argv import MACHINES, Launch, build_argv
 from .host_check import check_host, qemu_binary
 from .identity import find_process
@@ -38,6 +45,7 @@ from .launcher import Launched, launch, opened
 from .monitor import LOOK, expect_state, open_monitor, vnc_address, vnc_endpoint
 from .qmp import Qmp
 from .run_state import RUN_STATES, state_of
+from .taps import opened_taps
 
 _GREETING = 30.0  # seconds until QEMU answers at its start
 
@@ -49,7 +57,7 @@ class QemuBackend:
     features = Features(
         suspend=True,
         vnc=True,
-        network_types=("user",),
+        network_types=("user", "bridge", "tap"),
         accelerators=("kvm", "tcg"),
         machine=MACHINES["x86_64"],
     )
@@ -95,6 +103,10 @@ class QemuBackend:
             vnc = self._await_greeting(vm, launched)
         except VmError:
             self._store.save(before)
+            if before.booted is None and preparation.lost_port(before):
+                return self.start(
+                    before
+                )  # somebody was faster; a machine that never ran may take another port
             raise
         launched.let_go()
         return self._store.save(vm.evolve(state=VmState.RUNNING, pid=launched.pid, vnc_addr=vnc))
@@ -106,7 +118,7 @@ class QemuBackend:
             return self._store.save(vm.evolve(state=VmState.STOPPED, pid=None, vnc_addr=None))
         with process:
             rung = end_process(vm, process, timeout)
-        for name in (QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET, PID_FILE):
+        for name in (QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET, PID_FILE):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(vm.work_dir, name))
         return self._store.save(
@@ -139,33 +151,47 @@ class QemuBackend:
         return self.observe(vm).state
 
     def guest_ip(self, vm: VmHandle) -> str:
-        """Return 127.0.0.1 for a running guest with user-mode networking: its SSH port is forwarded there."""
-        if (vm.booted or vm.spec).has_user_network and self._is_alive(vm):
-            return LOOPBACK
-        raise NoGuestAddress(f"The VM '{vm.name}' has no address that this host can reach.")
+        """Return 127.0.0.1 for a guest with user-mode networking, whose SSH port is forwarded there; else its own address."""
+        address = self.observe(vm).ip_address
+        if address is None:
+            raise NoGuestAddress(f"The VM '{vm.name}' has no address that this host knows.")
+        return address
 
     def console_endpoint(self, vm: VmHandle) -> ConsoleEndpoint:
         """Return the UNIX socket of the serial console."""
         return ConsoleEndpoint("unix", vm.console_socket)
 
+    def await_address(self, vm: Vm, deadline: float) -> Vm:
+        """Wait for the first of its cards that gets an address."""
+        if vm.ip_address is not None:
+            return vm
+        process = find_process(vm.handle.work_dir)
+        if process is None:
+            raise NoGuestAddress(f"The VM '{vm.handle.name}' does not run.")
+        with process:
+            found = wait_for_address(vm.handle, vm.plugged, deadline, process.fd)
+        return replace(vm, addresses=found)
+
     def observe(self, vm: VmHandle) -> Vm:
         """Return the record together with what the kernel and QEMU's monitor say."""
         try:
             process = find_process(vm.work_dir)
-        except (
-            InvalidState
-        ) as exc:  # it lives, so it is shown; what would end it fails with this error
+        except InvalidState as exc:
+            # It lives, so it is shown; what would end it fails with this error.
             return self._ask(self._live(vm, warnings=(exc.message,)))
         if process is None:
             unstarted = vm.state in (VmState.PREPARING, VmState.PREPARED)
             return Vm(vm, vm.state if unstarted else VmState.STOPPED)
         with process:
-            return self._ask(self._live(vm, process.pid))
+            live = self._ask(self._live(vm, process.pid))
+            # A guest that stands still answers nobody on the link.
+            awake = live.state is VmState.RUNNING
+            asked = [card for card in live.plugged if awake or card.type == "user"]
+            return replace(live, addresses=look_up(vm, asked))
 
     def _live(self, vm: VmHandle, pid: int | None = None, warnings: tuple[str, ...] = ()) -> Vm:
-        address = LOOPBACK if (vm.booted or vm.spec).has_user_network else None
         console = self.console_endpoint(vm)
-        return Vm(vm, VmState.RUNNING, None, pid, address, console, warnings=warnings)
+        return Vm(vm, VmState.RUNNING, pid=pid, console=console, warnings=warnings)
 
     def _ask(self, live: Vm) -> Vm:
         name = live.handle.name
@@ -190,7 +216,7 @@ class QemuBackend:
             return True
 
     def _launch(self, vm: VmHandle, accelerator: Accelerator) -> Launched:
-        with opened(vm.work_dir) as openings:
+        with opened(vm.work_dir) as openings, opened_taps(vm) as taps:
             settings = Launch(
                 binary=qemu_binary(),
                 accelerator=accelerator.name,
@@ -198,8 +224,10 @@ class QemuBackend:
                 pid_file=os.path.join(vm.work_dir, PID_FILE),
                 vnc_password=self._vnc_password(vm),
                 fds=openings.fds,
+                taps=taps,
             )
-            return launch(build_argv(vm, settings), openings)
+            tap_fds = [fd for tap in taps for fd in (*tap.fds, *tap.vhost)]
+            return launch(build_argv(vm, settings), openings, tap_fds)
 
     def _await_greeting(self, vm: VmHandle, launched: Launched) -> str | None:
         try:

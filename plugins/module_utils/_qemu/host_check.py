@@ -12,10 +12,12 @@ import sys
 
 from .._core.errors import (
     BackendNotAvailable,
+    BridgeMissing,
     HostError,
     ImageNotFound,
     InvalidSpec,
     KeygenFailed,
+    NetworkFailed,
     SeedFailed,
 )
 from .._core.handle import VmHandle
@@ -28,6 +30,7 @@ from .._image.inspect import check_disk_size, inspect_image
 from .accelerator import choose_accelerator
 from .argv import MACHINES, machine_for
 from .preparation import needs_key_pair
+from .taps import TUN_DEVICE, bridge_exists
 
 
 def qemu_binary() -> str:
@@ -51,6 +54,7 @@ def check_host(spec: VmSpec, found: VmHandle | None, data_dir: str) -> None:
     if spec.machine != MACHINES["x86_64"]:
         _check_listed(binary, "machine", spec.machine)
     _check_listed(binary, "cpu", None if spec.cpu is None else spec.cpu.partition(",")[0])
+    _check_networks(spec)
     if spec.accelerator == "kvm":
         choose_accelerator("kvm")
     if found is None or found.state is VmState.PREPARING:
@@ -60,6 +64,18 @@ def check_host(spec: VmSpec, found: VmHandle | None, data_dir: str) -> None:
             f"image: {spec.image}, which the disk of '{spec.name}' rests on, is gone.",
             option="image",
         )
+
+
+def _check_networks(spec: VmSpec) -> None:
+    for index, network in enumerate(spec.networks or ()):
+        if network.bridge is not None and not bridge_exists(network.bridge):
+            option = f"networks[{index}].bridge"
+            raise BridgeMissing(f"{option}: there is no bridge {network.bridge}.", option=option)
+        if network.type != "user" and not os.path.exists(TUN_DEVICE):
+            raise NetworkFailed(
+                f"networks[{index}]: this host has no {TUN_DEVICE}.",
+                "Load the kernel's module tun.",
+            )
 
 
 def _check_material(spec: VmSpec, data_dir: str) -> None:

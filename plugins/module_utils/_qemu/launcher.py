@@ -18,11 +18,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from .._core.errors import InvalidState, SpawnFailed
 from .._core.layout import (
+    AGENT_SOCKET,
     ALIVE_LOCK,
     CONSOLE_LOG,
     CONSOLE_SOCKET,
@@ -52,7 +53,7 @@ class Openings:
 
     def inherited(self) -> tuple[int, ...]:
         """Return the descriptors that QEMU keeps."""
-        return (self.fds.qmp, self.fds.debug, self.fds.console, self.fds.console_log, self.alive)
+        return (*astuple(self.fds), self.alive)
 
 
 class Launched:
@@ -115,9 +116,9 @@ def opened(work_dir: str) -> Iterator[Openings]:
                     f"A QEMU process already works in {work_dir}.", "Stop the VM first."
                 )
             keep(alive)
-            qmp, debug, console = (
+            qmp, debug, console, agent = (
                 keep(_listen(os.path.join(work_dir, name)))
-                for name in (QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET)
+                for name in (QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET)
             )
             console_read, console_write = (keep(fd) for fd in os.pipe())
             stderr_read, stderr_write = (keep(fd) for fd in os.pipe())
@@ -127,11 +128,15 @@ def opened(work_dir: str) -> Iterator[Openings]:
             stderr_read: os.path.join(work_dir, QEMU_LOG),
         }
         yield Openings(
-            work_dir, Descriptors(qmp, debug, console, console_write), stderr_write, alive, pipes
+            work_dir,
+            Descriptors(qmp, debug, console, agent, console_write),
+            stderr_write,
+            alive,
+            pipes,
         )
 
 
-def launch(argv: Sequence[str], openings: Openings) -> Launched:
+def launch(argv: Sequence[str], openings: Openings, more_fds: Sequence[int] = ()) -> Launched:
     """Start the log keeper and QEMU, detached from the task that starts them."""
     keeper = _start_log_keeper(openings.log_pipes)  # first: it ends by itself if no QEMU follows
     try:
@@ -144,7 +149,7 @@ def launch(argv: Sequence[str], openings: Openings) -> Launched:
             env=_environment(),
             umask=0o077,
             start_new_session=True,
-            pass_fds=openings.inherited(),
+            pass_fds=(*openings.inherited(), *more_fds),
         )
     except OSError as exc:
         raise SpawnFailed(

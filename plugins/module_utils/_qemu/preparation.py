@@ -15,7 +15,7 @@ from .._core.handle import VmHandle
 from .._core.layout import CONSOLE_SOCKET, OVERLAY, PRIVATE_KEY, QMP_SOCKET, SEED
 from .._core.spec import CloudInit, PortRange, VmSpec
 from .._core.state import VmState
-from .._guest.identity import choose_port, new_id, new_mac
+from .._guest.identity import choose_port, complete_macs, new_id
 from .._guest.iso import write_iso
 from .._guest.keys import make_key_pair
 from .._guest.seed import seed_files
@@ -63,15 +63,21 @@ def ensure_port(handle: VmHandle, store: Store) -> VmHandle:
 
     Raises ``PortUnavailable`` if somebody else listens on the port of a machine that keeps it.
     """
-    port = handle.ssh_host_port
-    if port is None or not handle.spec.has_user_network or is_free(port):
+    if not lost_port(handle):
         return handle
     if handle.booted is None:
         return reserve(handle.evolve(ssh_host_port=None), store)
+    port = handle.ssh_host_port
     raise PortUnavailable(
         f"Another program listens on port {port}, which the VM '{handle.name}' keeps for SSH.",
         port=port,
     )
+
+
+def lost_port(handle: VmHandle) -> bool:
+    """Tell whether somebody else listens on the port that was reserved for the machine's SSH."""
+    port = handle.ssh_host_port
+    return port is not None and handle.spec.has_user_network and not is_free(port)
 
 
 def refuse_unknown_disk(name: str, found: VmHandle | None, store: Store) -> None:
@@ -97,11 +103,10 @@ def grow_disk(handle: VmHandle, store: Store) -> VmHandle:
 
 def reserve(handle: VmHandle, store: Store) -> VmHandle:
     """Write the record, with a MAC address and a port reserved if the machine needs and lacks them."""
-    if not handle.spec.networks or (handle.mac_addr and handle.ssh_host_port):
+    if not handle.spec.networks:
         return store.save(handle)
     with store.reservations() as others:
-        if handle.mac_addr is None:
-            handle = handle.evolve(mac_addr=new_mac(others))
+        handle = complete_macs(handle, [other for other in others if other.name != handle.name])
         if handle.spec.has_user_network and handle.ssh_host_port is None:
             ports = handle.spec.ssh_port_range or PortRange()
             handle = handle.evolve(ssh_host_port=choose_port(handle.name, ports, others))
