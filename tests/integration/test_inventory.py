@@ -82,7 +82,13 @@ def test_hosts_can_be_connected_to(noop, source):
 
     variables, groups = listing(source())
 
-    assert sorted(groups) == ["backend_noop", "label_tier_web", "state_running", "vms"]
+    assert sorted(groups) == [
+        "backend_noop",
+        "hypervisor_localhost",
+        "label_tier_web",
+        "state_running",
+        "vms",
+    ]
     assert all(hosts == ["web1"] for hosts in groups.values())
     known_hosts = f'UserKnownHostsFile="{noop.folder("web1")}/known_hosts"'
     assert variables["web1"] == {
@@ -90,6 +96,7 @@ def test_hosts_can_be_connected_to(noop, source):
         "ansible_port": vm["ssh"]["port"],
         "ansible_user": "vm",
         "ansible_ssh_common_args": f"-o '{known_hosts}' -o StrictHostKeyChecking=accept-new",
+        "vm_hypervisor": "localhost",
         **{f"vm_{field}": value for field, value in vm.items()},
     }
 
@@ -189,6 +196,7 @@ def test_names_and_groups_of_the_users_own(noop, source):
         "lab": hosts,
         "lab_state_running": hosts,
         "lab_backend_noop": hosts,
+        "lab_hypervisor_localhost": hosts,
         "lab_label_fqdn_www_example_org": ["www.example.org"],
         "lab_label_tier_web": ["www.example.org"],
         "big": ["www.example.org"],
@@ -242,7 +250,7 @@ def test_machines_that_want_the_same_name_keep_their_own(noop, source):
     assert list(listing(path, quiet=False)[0]) == ["a", "b", "one"]
     said = complaints(path)
     assert said.count("[WARNING]") == 1
-    assert squeezed("The VMs a, b would all be the host 'two'") in said
+    assert squeezed("2 VMs would be the host 'two': there will be a, b.") in said
 
 
 def test_text_of_a_machine_is_never_a_template(noop, source):
@@ -426,7 +434,14 @@ def test_documentation_can_be_shown():
         assert option in shown.stdout
 
 
-@pytest.mark.parametrize("number", range(len(list(yaml.safe_load_all(vms.EXAMPLES)))))
+OF_THIS_HOST = [
+    number
+    for number, example in enumerate(yaml.safe_load_all(vms.EXAMPLES))
+    if "hypervisors" not in example
+]
+
+
+@pytest.mark.parametrize("number", OF_THIS_HOST)
 def test_example_of_the_documentation_works(noop, tmp_path, number):
     noop.data_dir = tmp_path / "vmctl"
     noop.vm("web1")
@@ -491,6 +506,8 @@ def test_guide_has_no_file_that_is_not_tested():
 
     assert len(names) == GUIDE.count("```yaml")
     assert names == [
-        *(f"{name}.hypervisor.yml" for name in ("my", "lab", "ci", "cached")),
+        *(f"{name}.hypervisor.yml" for name in ("my", "lab", "ci", "live")),
+        "hosts.yml",
+        *(f"{name}.hypervisor.yml" for name in ("all", "attic", "cached")),
         "after.yml",
     ]

@@ -16,10 +16,15 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec 
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.vm import Vm, show_vm
 from ansible_collections.cloudnebula.hypervisor.plugins.plugin_utils._hosts import (
+    HERE,
     Style,
+    Way,
+    host_connection,
+    host_fields,
     host_groups,
     host_name,
-    host_variables,
+    name_ladder,
+    safe_id,
     settle_names,
 )
 
@@ -44,13 +49,21 @@ def machine(state=VmState.RUNNING, address="127.0.0.1", wish=None, **record):
         **record,
     }
     handle = VmHandle(id="qemu-1", name="web1", backend="qemu", spec=spec, **record)
-    return show_vm(Vm(handle, state, ip_address=address))
+    shown = show_vm(Vm(handle, state))
+    if shown["ssh"] and address and not address.startswith("127."):
+        shown["ssh"] |= {"host": address, "port": 22}
+    return {**shown, "ip_address": address, "hypervisor": "hv2"}
 
 
-def connection(vm, style=STYLE):
+def connection(vm, style=STYLE, way=HERE):
     """Return the variables that say how to connect."""
-    variables = host_variables(vm, style)
-    return {name: value for name, value in variables.items() if name.startswith("ansible_")}
+    return host_connection(vm, style, way)
+
+
+def ssh_options(variables):
+    """Return the options of SSH by their names."""
+    words = shlex.split(variables["ansible_ssh_common_args"])
+    return dict(word.split("=", 1) for word in words if word != "-o")
 
 
 def test_running_machine_can_be_connected_to():
@@ -62,7 +75,7 @@ def test_running_machine_can_be_connected_to():
     [
         ({"state": VmState.STOPPED, "address": None}, set(CONNECTION)),
         ({"address": None}, set(CONNECTION)),
-        ({"ssh_host_port": None}, set(CONNECTION)),
+        ({"wish": {"networks": ()}, "address": None}, set(CONNECTION)),
         ({"private_key_path": None}, {"ansible_ssh_private_key_file"}),
         ({"wish": {"cloud_init": CloudInit(user_data="#!/bin/sh")}}, {"ansible_user"}),
         ({"state": VmState.SUSPENDED}, set()),
@@ -81,6 +94,73 @@ def test_only_what_is_there_is_named(case, missing):
 
     assert set(found) == set(CONNECTION) - missing
     assert None not in found.values()
+
+
+def test_address_of_its_own_needs_no_port():
+    found = connection(machine(address="192.0.2.9"))
+
+    assert (found["ansible_host"], found["ansible_port"]) == ("192.0.2.9", None)
+
+
+@pytest.mark.parametrize("address", ["-oProxyCommand=reboot", "a b", "", "{{ 1 }}"])
+def test_address_that_is_none_is_not_used(address):
+    vm = machine()
+    vm["ssh"]["host"] = vm["ip_address"] = address
+
+    assert connection(vm) == {}
+
+
+def test_guest_of_another_host_is_reached_through_it(tmp_path):
+    way = Way("ssh -W %h:%p hv2", str(tmp_path))
+
+    found = connection(machine(), way=way)
+
+    assert (found["ansible_host"], found["ansible_port"]) == ("127.0.0.1", 10061)
+    assert "ansible_ssh_private_key_file" not in found
+    assert ssh_options(found) == {
+        "ProxyCommand": "ssh -W %h:%p hv2",
+        "UserKnownHostsFile": f'"{tmp_path}/known_hosts"',
+        "StrictHostKeyChecking": "accept-new",
+        "HostKeyAlias": "qemu-1",
+    }
+
+
+def test_key_that_was_fetched_is_used(tmp_path):
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "qemu-1").write_text("")
+
+    found = connection(machine(), way=Way("ssh -W %h:%p hv2", str(tmp_path)))
+
+    assert found["ansible_ssh_private_key_file"] == str(tmp_path / "keys" / "qemu-1")
+    assert ssh_options(found)["IdentitiesOnly"] == "yes"
+
+
+def test_jump_stays_if_the_other_options_are_the_users(tmp_path):
+    found = connection(machine(), Style(ssh_options=False), Way("jump", str(tmp_path)))
+
+    assert ssh_options(found) == {"ProxyCommand": "jump"}
+
+
+def test_guests_of_two_hosts_share_no_connection(tmp_path):
+    """Address, port and account are the same: the name that Ansible would choose is, too."""
+    way = Way("jump", str(tmp_path))
+    other = {**machine(), "id": "qemu-2"}
+
+    paths = {connection(vm, way=way)["ansible_control_path"] for vm in (machine(), other)}
+
+    assert len(paths) == 2
+
+
+def test_host_that_is_not_reached_by_ssh_is_no_way_to_its_guests():
+    assert connection(machine(), way=Way(folder="/d", closed=True)) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "safe"),
+    [("qemu-1a", "qemu-1a"), ("../../x", "______x"), ("a b\nc", "a_b_c"), (7, "7")],
+)
+def test_id_is_a_safe_name_of_a_file(given, safe):
+    assert safe_id({"id": given}) == safe
 
 
 def test_agent_may_offer_keys_if_the_machine_has_none_of_its_own():
@@ -115,9 +195,8 @@ def test_path_is_quoted_for_ansible_and_for_ssh(folder, option):
 def test_every_field_is_a_variable(prefix):
     vm = machine()
 
-    variables = host_variables(vm, Style(hostvars_prefix=prefix))
+    fields = host_fields(vm, Style(hostvars_prefix=prefix))
 
-    fields = {name: value for name, value in variables.items() if not name.startswith("ansible_")}
     assert fields == {f"{prefix}{field}": value for field, value in vm.items()}
 
 
@@ -149,6 +228,7 @@ def test_groups_by_state_backend_and_label(labels, groups):
         "vms",
         "state_running",
         "backend_qemu",
+        "hypervisor_hv2",
         *groups,
     ]
 
@@ -158,7 +238,13 @@ def test_groups_may_have_other_names():
 
     groups = host_groups(machine(wish={"labels": {"a": "b"}}), style)
 
-    assert groups == ["my_lab", "lab_state_running", "lab_backend_qemu", "lab_label_a_b"]
+    assert groups == [
+        "my_lab",
+        "lab_state_running",
+        "lab_backend_qemu",
+        "lab_hypervisor_hv2",
+        "lab_label_a_b",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +291,42 @@ def test_what_cannot_be_the_name_of_a_host(value):
     ],
 )
 def test_machines_that_want_the_same_name_keep_their_own(wanted, names, disputed):
-    settled, warnings = settle_names(wanted)
+    ladders = {vm: name_ladder(host, {**machine(), "name": vm}) for vm, host in wanted.items()}
+
+    settled, warnings = settle_names(ladders)
 
     assert settled == names
     assert [warning.partition("'")[2].partition("'")[0] for warning in warnings] == disputed
+
+
+def test_machines_of_the_same_name_are_called_after_their_hypervisors():
+    vms = [
+        {"id": "qemu-1", "name": "web1", "hypervisor": "hv1"},
+        {"id": "qemu-2", "name": "web1", "hypervisor": "hv 2"},
+        {"id": "qemu-3", "name": "db1", "hypervisor": "hv1"},
+    ]
+
+    names, warnings = settle_names({vm["id"]: name_ladder(vm["name"], vm) for vm in vms})
+
+    assert names == {"qemu-1": "web1_hv1", "qemu-2": "web1_hv_2", "qemu-3": "db1"}
+    assert warnings == ["2 VMs would be the host 'web1': there will be web1_hv1, web1_hv_2."]
+
+
+def test_last_rung_is_the_id():
+    vms = [
+        {"id": "qemu-1", "name": "a_b", "hypervisor": "c"},
+        {"id": "qemu-2", "name": "a", "hypervisor": "b_c"},
+    ]
+
+    names, dummy_warnings = settle_names({vm["id"]: name_ladder("x", vm) for vm in vms})
+    assert sorted(names.values()) == ["a", "a_b"]
+
+    same = {vm["id"]: [f"{vm['name']}_{vm['hypervisor']}", vm["id"]] for vm in vms}
+    assert settle_names(same)[0] == {"qemu-1": "qemu-1", "qemu-2": "qemu-2"}
+
+
+def test_two_that_are_the_same_to_the_last_rung_end_the_search():
+    names, warnings = settle_names({1: ["a"], 2: ["a"]})
+
+    assert names == {1: "a", 2: "a"}
+    assert warnings == []

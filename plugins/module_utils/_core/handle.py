@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from .errors import BadRecord
@@ -149,12 +150,19 @@ def _network(data: Mapping[str, Any]) -> Network:
 
 def _check_types(value: Any) -> None:
     """Raise ``TypeError`` for the first field, here or further in, whose value is not of a type that it may have."""
-    for item in fields(value):
-        found = getattr(value, item.name)
+    for name, allowed in _allowed_types(type(value)):
+        found = getattr(value, name)
         kind = type(found).__name__
-        allowed = [word.partition("[")[0] for word in str(item.type).split(" | ")]
         if {"NoneType": "None", "dict": "Mapping"}.get(kind, kind) not in allowed:
-            raise TypeError(f"{item.name} has the type {kind}")
+            raise TypeError(f"{name} has the type {kind}")
         for part in found if isinstance(found, tuple) else (found,):
             if is_dataclass(part):
                 _check_types(part)
+
+
+@lru_cache(maxsize=None)  # a look at a thousand machines asks for the same few classes
+def _allowed_types(kind: type) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    return tuple(
+        (item.name, tuple(word.partition("[")[0] for word in str(item.type).split(" | ")))
+        for item in fields(kind)
+    )
