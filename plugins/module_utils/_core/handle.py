@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from .errors import BadRecord
@@ -150,7 +150,7 @@ def _network(data: Mapping[str, Any]) -> Network:
 
 def _check_types(value: Any) -> None:
     """Raise ``TypeError`` for the first field, here or further in, whose value is not of a type that it may have."""
-    for name, allowed in _allowed_types(type(value)):
+    for name, allowed in _allowed_types(type(value)):  # type: ignore[arg-type]  # mypy does not know that classes have a hash
         found = getattr(value, name)
         kind = type(found).__name__
         if {"NoneType": "None", "dict": "Mapping"}.get(kind, kind) not in allowed:
@@ -160,7 +160,7 @@ def _check_types(value: Any) -> None:
                 _check_types(part)
 
 
-@lru_cache(maxsize=None)  # a look at a thousand machines asks for the same few classes
+@cache  # a look at a thousand machines asks for the same few classes
 def _allowed_types(kind: type) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple(
         (item.name, tuple(word.partition("[")[0] for word in str(item.type).split(" | ")))
