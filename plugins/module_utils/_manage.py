@@ -68,6 +68,8 @@ def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
 
 def _check_path(option: str, path: str | None) -> None:
     # A module runs in whatever folder the connection begins in: a relative path would mean another file each time.
+    if path == "" and option == "data_dir":
+        return  # as if it were left out, which templates like to say so
     if path is not None and (not os.path.isabs(path) or "\0" in path):
         raise InvalidSpec(
             f"{option}: {path!r} is not an absolute path.",

@@ -82,11 +82,10 @@ class Hypervisor:
         return self.end(self.begin(module, **options))
 
     def vm(self, name: str = "vm1", **options: Any) -> dict[str, Any]:
-        """Run the module ``vm`` and expect success."""
-        options = {**self.defaults, "name": name, **options}
-        if options.get("state") == "absent" or self.record(name).exists():
-            options = {key: value for key, value in options.items() if key not in self.defaults}
-        result = self.run("vm", **options)
+        """Run the module ``vm`` and expect success; the defaults are for a machine that is made."""
+        makes_one = options.get("state") != "absent" and not self.record(name).exists()
+        defaults = self.defaults if makes_one else {}
+        result = self.run("vm", **{**defaults, "name": name, **options})
         assert "failed" not in result, result
         return result
 

@@ -55,11 +55,16 @@ def test_nothing_is_said_about_secrets(idle, check):
     assert not WORDS.search(said)
 
 
-@pytest.mark.parametrize("field", ["user_data", "meta_data", "network_config"])
-def test_nothing_is_said_about_text_of_several_lines(idle, field):
-    text = "#cloud-config\npassword: hush-user-data\nruncmd:\n  - 'echo \"hush-list\"'\n"
+TEXTS = {
+    "user_data": "#cloud-config\npassword: hush-user-data\nruncmd:\n  - 'echo \"hush-list\"'\n",
+    "meta_data": "instance-id: web\ntoken: |\n  hush-meta-data\n  'hush-list'\n",
+    "network_config": "version: 2\nwifis:\n  w:\n    password: 'hush-network'\n",
+}
 
-    said = run_verbosely(idle, "--check", cloud_init={"hostname": "web", field: text})
+
+@pytest.mark.parametrize("field", TEXTS)
+def test_nothing_is_said_about_text_of_several_lines(idle, field):
+    said = run_verbosely(idle, "--check", cloud_init={field: TEXTS[field]})
 
     assert "changed=1" in said
     assert not WORDS.search(said)

@@ -224,7 +224,7 @@ def test_size_and_speed_are_as_the_spec_says(built):
     accelerator = values(argv, "-accel")[0]
     assert accelerator == ("kvm" if launch.accelerator == "kvm" else "tcg,tb-size=64")
     board = parse(values(argv, "-machine")[0])
-    assert [*board][0] == (vm.spec.machine or "q35")
+    assert next(iter(board)) == (vm.spec.machine or "q35")
 
 
 def test_the_guests_memory_stays_out_of_a_core_file(built):

@@ -133,7 +133,7 @@ def test_a_file_where_a_folder_should_be_is_an_error_of_ours(store, tmp_path, pl
     (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / place).write_text("in the way")
 
-    with pytest.raises(HostError, match="Could not|cannot be looked at: Not a dir") as caught:
+    with pytest.raises(HostError, match=r"Could not|cannot be looked at: Not a dir") as caught:
         save(store, "web1")
 
     assert caught.value.code == "vm_manager.io"
@@ -237,7 +237,7 @@ def test_a_record_that_is_no_plain_file_is_refused_at_once_and_hinders_no_other(
     replace(vms / "bad" / RECORD, tmp_path / "outside")
 
     begin = time.monotonic()
-    with pytest.raises(HostError, match="Could not read .*bad/vm.json"):
+    with pytest.raises(HostError, match=r"Could not read .*bad/vm\.json"):
         store.load("bad")
     with store.reservations() as records:
         names = [record.name for record in records]
@@ -262,6 +262,7 @@ def test_a_lock_that_is_a_pipe_blocks_nobody(store, vms):
     save(store, "web1")
     os.mkfifo(vms / ".web1.lock")
 
+    assert store.is_settled("web1")
     with store.lock("web1", 1), pytest.raises(Busy), store.lock("web1", 0):
         pytest.fail("locked twice")
 
@@ -331,7 +332,7 @@ def test_a_machine_of_another_user_is_refused(store, vms):
         ("data/vms", 0o702, False),
     ],
 )
-def test_a_folder_that_others_may_write_to_is_refused(store, vms, tmp_path, place, mode, accepted):
+def test_a_folder_that_others_may_write_to_is_refused(store, tmp_path, place, mode, accepted):
     save(store, "web1")
     (tmp_path / place).chmod(mode)
     before = everything_below(tmp_path)
@@ -503,6 +504,18 @@ def test_a_second_task_is_told_that_the_machine_is_busy(store):
 
     assert caught.value.code == "vm_manager.vm.busy"
     assert 0.1 <= waited < 1
+
+
+def test_a_machine_is_settled_when_no_task_works_on_it(store, vms):
+    save(store, "web1")
+    never = store.is_settled("web1")
+
+    with store.lock("web1", 0):
+        during, other = store.is_settled("web1"), store.is_settled("web2")
+    after = store.is_settled("web1")
+
+    assert (never, during, other, after) == (True, False, True, True)
+    assert sorted(os.listdir(vms)) == [".web1.lock", "web1"]
 
 
 def test_the_lock_file_goes_with_the_machine(store, vms):

@@ -71,7 +71,7 @@ def _is_still(fd: int, path: str) -> bool:
 def is_taken(path: str) -> bool:
     """Tell whether somebody holds the lock file of :func:`exclusive` right now. Makes nothing."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
