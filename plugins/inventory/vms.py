@@ -130,7 +130,8 @@ options:
     description:
       - Sets C(ansible_ssh_common_args), so that SSH keeps the host key of each machine in a C(known_hosts) in the folder of
         that machine, trusts the first one that it sees (C(StrictHostKeyChecking=accept-new)), refuses another one later,
-        and logs in only with the key that was made for the machine, if it is here.
+        logs in only with the key that was made for the machine, if it is here, and gives up a connection on which nothing
+        has come for 45 seconds.
       - The keys of guests of other hypervisor hosts are kept in one C(known_hosts) in the folder that is described in O(fetch_private_keys).
       - If V(false), the options are yours to set, and host keys are looked for in your own C(known_hosts). The way through a
         hypervisor host is set all the same.

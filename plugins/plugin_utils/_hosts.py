@@ -194,6 +194,7 @@ def _ssh_options(vm: Vm, way: Way, key: str | None) -> list[str]:
     options = [
         f"UserKnownHostsFile={ssh_path(os.path.join(folder, KNOWN_HOSTS))}",
         "StrictHostKeyChecking=accept-new",
+        "ServerAliveInterval=15",  # a suspended guest would keep a connection waiting for ever
     ]
     if way.folder is not None:
         options.append(f"HostKeyAlias={safe_id(vm)}")

@@ -95,7 +95,8 @@ def test_hosts_can_be_connected_to(noop, source):
         "ansible_host": "127.0.0.1",
         "ansible_port": vm["ssh"]["port"],
         "ansible_user": "vm",
-        "ansible_ssh_common_args": f"-o '{known_hosts}' -o StrictHostKeyChecking=accept-new",
+        "ansible_ssh_common_args": f"-o '{known_hosts}' -o StrictHostKeyChecking=accept-new"
+        " -o ServerAliveInterval=15",
         "vm_hypervisor": "localhost",
         **{f"vm_{field}": value for field, value in vm.items()},
     }

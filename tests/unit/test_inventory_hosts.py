@@ -35,7 +35,7 @@ CONNECTION = {
     "ansible_user": "vm",
     "ansible_ssh_private_key_file": "/d/vms/web1/id_ed25519",
     "ansible_ssh_common_args": """-o 'UserKnownHostsFile="/d/vms/web1/known_hosts"'"""
-    " -o StrictHostKeyChecking=accept-new -o IdentitiesOnly=yes",
+    " -o StrictHostKeyChecking=accept-new -o ServerAliveInterval=15 -o IdentitiesOnly=yes",
 }
 
 
@@ -121,6 +121,7 @@ def test_guest_of_another_host_is_reached_through_it(tmp_path):
         "ProxyCommand": "ssh -W %h:%p hv2",
         "UserKnownHostsFile": f'"{tmp_path}/known_hosts"',
         "StrictHostKeyChecking": "accept-new",
+        "ServerAliveInterval": "15",
         "HostKeyAlias": "qemu-1",
     }
 
