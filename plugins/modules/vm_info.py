@@ -138,7 +138,7 @@ vms:
       description: Why that was chosen.
       type: str
     stopped_by:
-      description: How a task ended its last run, by C(guest) (it powered off when asked), C(quit), C(sigterm) or C(sigkill); null if it ended by itself or was killed.
+      description: How a task ended its last run, C(guest) (it powered off when asked), C(quit), C(sigterm) or C(sigkill). Null if it ended by itself.
       type: str
       sample: guest
     restart_required:

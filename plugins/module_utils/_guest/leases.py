@@ -189,8 +189,8 @@ def _from_networkd(item: Mapping[str, object]) -> Lease | None:
 def _octets(value: object, count: int) -> list[int] | None:
     if not isinstance(value, list) or len(value) != count:
         return None
-    octets = [item for item in value if type(item) is int and 0 <= item <= 255]
-    return octets if len(octets) == count else None
+    octets = [item for item in value if isinstance(item, int) and 0 <= item <= 255]
+    return octets if len(octets) == count and not any(item is True for item in value) else None
 
 
 def _parse_kea(text: str) -> Iterator[Lease | None]:
