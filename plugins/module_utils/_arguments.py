@@ -41,6 +41,7 @@ _CLOUD_INIT: Spec = {
     "user_data": {"type": "raw", "no_log": True},
     "meta_data": {"type": "raw", "no_log": True},
     "network_config": {"type": "raw", "no_log": True},
+    "ssh_host_key": {"type": "bool", "no_log": False},
 }
 
 VM: Spec = {

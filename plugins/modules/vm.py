@@ -194,6 +194,11 @@ options:
       network_config:
         description: Network configuration for cloud-init, as a mapping or text.
         type: raw
+      ssh_host_key:
+        description:
+          - Make the guest's SSH host key beforehand and give it to the guest, so that nobody has to trust the first key that answers.
+            Its public half is RV(vm.ssh.host_key), and the inventory accepts no other.
+        type: bool
   accelerator:
     description:
       - V(auto) uses KVM where it really works, and emulation (TCG) where it does not. RV(vm.accelerator_reason) says why.
@@ -354,7 +359,7 @@ vm:
       type: str
       sample: 127.0.0.1
     ssh:
-      description: How to log in from the hypervisor host. C(host), C(port), C(user), and C(private_key_path) if a key was made for it.
+      description: How to log in from the hypervisor host. C(host), C(port), C(user), C(private_key_path) if a key was made for it, and C(host_key) if the guest's was made beforehand.
       type: dict
       sample: {host: 127.0.0.1, port: 10061, user: vm, private_key_path: /home/me/.local/share/vmctl/vms/web1/id_ed25519}
     console:

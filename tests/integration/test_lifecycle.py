@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
 from pathlib import Path
 
-from conftest import ROOT, command_line, in_guest, play, sha256, wait_until
+from conftest import ROOT, ansible, command_line, in_guest, play, sha256, wait_until
 
 STORIES = ROOT / "tests" / "integration" / "stories"
 
@@ -188,3 +189,28 @@ def test_users_of_ones_own(guests):
 
     assert vm["ssh"]["user"] == "vm"
     assert in_guest(vm, "sudo cat /home/carol/.ssh/authorized_keys").strip() == key
+
+
+def test_host_key_that_was_made_beforehand(guests, tmp_path):
+    """Nobody has to trust the first key that answers: the inventory accepts the one that was given to the guest."""
+    vm = guests.vm(cloud_init={"ssh_host_key": True}, wait_for="ssh")["vm"]
+    source = tmp_path / "x.hypervisor.yml"
+    source.write_text(f"plugin: cloudnebula.hypervisor.vms\ndata_dir: {guests.data_dir}\n")
+
+    said = ansible("ansible", "-i", str(source), "all", "-m", "raw", "-a", "hostname").stdout
+
+    assert "vm1" in said
+    assert vm["ssh"]["host_key"].startswith("ssh-ed25519 AAAA")
+    assert not (guests.folder() / "known_hosts").exists(), "nothing had to be learned"
+    private = guests.folder() / "ssh_host_ed25519_key"
+    assert private.stat().st_mode & 0o077 == 0
+    assert private.read_text().splitlines()[1] not in json.dumps(guests.info())
+
+    again = guests.vm(state="restarted", wait_for="ssh")["vm"]
+    assert again["ssh"]["host_key"] == vm["ssh"]["host_key"]
+
+    other = vm["ssh"]["host_key"][:-4] + "AAAA"
+    guests.edit(host_key=other)
+    done = ansible("ansible", "-i", str(source), "all", "-m", "raw", "-a", "hostname", check=False)
+    assert done.returncode != 0
+    assert "Host key verification failed" in done.stdout

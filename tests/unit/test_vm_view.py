@@ -78,6 +78,7 @@ def test_a_running_machine_shows_everything():
             "port": 10061,
             "user": "admin",
             "private_key_path": "/data/vms/web1/id_ed25519",
+            "host_key": "ssh-ed25519 AAAAC3NzaHostKey",
         },
         "console": {"type": "unix", "path": "/data/vms/web1/console.sock"},
         "vnc": {
@@ -169,6 +170,7 @@ def test_the_diff_shows_that_a_document_is_set_but_not_what_it_says():
         "hostname": "web1.example.org",
         "user": "admin",
         "ssh_authorized_keys": [KEY],
+        "ssh_host_key": True,
         **dict.fromkeys(SECRETS, "(hidden)"),
     }
     assert "user_data" not in show_options(spec, "qemu", VmState.RUNNING)["cloud_init"]

@@ -36,6 +36,7 @@ class VmHandle:
     overlay_path: str | None = None
     seed_iso_path: str | None = None
     private_key_path: str | None = None  # of the key pair that was made for this VM
+    host_key: str | None = None  # the guest's public SSH host key, if it was made here
     disk_bytes: int | None = None  # the disk's size as it was last made or grown
     pid: int | None = None
     qmp_socket: str | None = None

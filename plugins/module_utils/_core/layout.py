@@ -11,6 +11,8 @@ OVERLAY = "overlay.qcow2"
 SEED = "seed.iso"
 PRIVATE_KEY = "id_ed25519"
 PUBLIC_KEY = "id_ed25519.pub"
+HOST_KEY = "ssh_host_ed25519_key"  # the guest's own, if it was made here
+HOST_PUBLIC_KEY = "ssh_host_ed25519_key.pub"
 QMP_SOCKET = "qmp.sock"
 DEBUG_SOCKET = (
     "qmp-debug.sock"  # a second monitor, for people: the first takes one client at a time
@@ -27,7 +29,7 @@ KNOWN_HOSTS = "known_hosts"  # written by SSH when it is told so, as the invento
 _ROTATED = tuple(f"{name}.1" for name in (CONSOLE_LOG, QEMU_LOG))
 _FILES = (
     *(RECORD, OVERLAY, SEED, PRIVATE_KEY, PUBLIC_KEY, QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET),
-    AGENT_SOCKET,
+    *(AGENT_SOCKET, HOST_KEY, HOST_PUBLIC_KEY),
     *(CONSOLE_LOG, QEMU_LOG, PID_FILE, ALIVE_LOCK, VNC_PASSWORD, KNOWN_HOSTS, *_ROTATED),
 )
 _HALF_MADE = tuple(f".{name}.part" for name in _FILES)

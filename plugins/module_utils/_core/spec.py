@@ -43,6 +43,9 @@ class CloudInit:
     user_data: str | Mapping[str, Any] | None = None
     meta_data: str | Mapping[str, Any] | None = None
     network_config: str | Mapping[str, Any] | None = None
+    ssh_host_key: bool | None = (
+        None  # whether the guest's SSH host key is made here, so that it is known beforehand
+    )
 
 
 @dataclass(frozen=True)
@@ -256,6 +259,7 @@ def _cloud_init(value: Mapping[str, Any] | None) -> CloudInit | None:
         user_data=value.get("user_data"),
         meta_data=value.get("meta_data"),
         network_config=value.get("network_config"),
+        ssh_host_key=value.get("ssh_host_key"),
     )
 
 

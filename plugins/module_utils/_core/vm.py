@@ -111,7 +111,8 @@ def predict_vm(spec: VmSpec, backend: str, state: VmState) -> dict[str, Any]:
     """Return the same dictionary for a machine that does not exist yet; what only creation decides is null."""
     networks = [{**_show_network(network), "ip_addresses": []} for network in spec.networks or ()]
     host, port = (SSH_HOST, None) if spec.has_user_network else (None, SSH_PORT)
-    ssh = {"host": host, "port": port, "user": spec.login_user, "private_key_path": None}
+    ssh = {"host": host, "port": port, "user": spec.login_user}
+    ssh |= {"private_key_path": None, "host_key": None}
     return {
         **_show_identity(spec.name, spec, backend),
         "id": None,
@@ -182,6 +183,7 @@ def _show_ssh(vm: Vm) -> dict[str, Any] | None:
         "port": handle.ssh_host_port if forwarded else SSH_PORT,
         "user": handle.spec.login_user,
         "private_key_path": handle.private_key_path,
+        "host_key": handle.host_key,
     }
 
 
@@ -227,5 +229,6 @@ def _show_cloud_init(cloud_init: CloudInit) -> Mapping[str, Any]:
         "hostname": cloud_init.hostname,
         "user": cloud_init.user,
         "ssh_authorized_keys": list(cloud_init.ssh_authorized_keys or ()),
+        "ssh_host_key": bool(cloud_init.ssh_host_key),
         **{name: "(hidden)" for name in secrets if getattr(cloud_init, name) is not None},
     }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from .._core.errors import InvalidSpec
@@ -48,22 +49,35 @@ def check_cloud_init(cloud_init: CloudInit) -> None:
         if document is not None:
             _document(option, document)
     _check_placeable(cloud_init)
+    _check_host_key(cloud_init)
+
+
+@dataclass(frozen=True)
+class HostKey:
+    """The Ed25519 key pair by which a guest's SSH server is known: the private file's text, and the public line."""
+
+    private: str
+    public: str
 
 
 def seed_files(
-    cloud_init: CloudInit, name: str, instance_id: str, generated_key: str | None
+    cloud_init: CloudInit,
+    name: str,
+    instance_id: str,
+    generated_key: str | None,
+    host_key: HostKey | None = None,
 ) -> dict[str, bytes]:
     """Return the files of the seed disk of the VM ``name``.
 
-    ``generated_key`` is the public key that the guest gets if the user listed none. The wish must have passed
-    :func:`check_cloud_init`.
+    ``generated_key`` is the public key that the guest gets if the user listed none, ``host_key`` the one that its SSH
+    server uses, if it is made beforehand. The wish must have passed :func:`check_cloud_init`.
     """
     keys = cloud_init.ssh_authorized_keys
     if keys is None:
         keys = (generated_key,) if generated_key else ()
     hostname = _own_hostname(cloud_init.user_data) or cloud_init.hostname or hostname_of(name)
     files = {
-        USER_DATA: _user_data(cloud_init, hostname, keys),
+        USER_DATA: _user_data(cloud_init, hostname, keys, host_key),
         META_DATA: _meta_data(cloud_init, hostname, instance_id, keys),
     }
     if cloud_init.network_config is not None:
@@ -87,7 +101,9 @@ def _own_hostname(user_data: str | Mapping[str, Any] | None) -> str | None:
     return hostname if isinstance(hostname, str) else None
 
 
-def _user_data(cloud_init: CloudInit, hostname: str, keys: Iterable[str]) -> bytes:
+def _user_data(
+    cloud_init: CloudInit, hostname: str, keys: Iterable[str], host_key: HostKey | None
+) -> bytes:
     given = cloud_init.user_data
     if isinstance(given, str):
         return _document("user_data", given)
@@ -97,6 +113,11 @@ def _user_data(cloud_init: CloudInit, hostname: str, keys: Iterable[str]) -> byt
     keys = _joined(keys, listed if isinstance(listed, (list, tuple)) else ())
     if keys and _users_are_ours(given):
         config["users"] = [{**config["users"][0], "ssh_authorized_keys": keys}]
+    if host_key is not None:
+        config["ssh_keys"] = {
+            "ed25519_private": host_key.private,
+            "ed25519_public": host_key.public,
+        }
     return b"#cloud-config\n" + _document("user_data", config)
 
 
@@ -178,6 +199,24 @@ def _check_meta_data(meta_data: str | Mapping[str, Any] | None) -> None:
             "meta_data",
             "without an instance-id cloud-init does not accept the seed",
             "Add a line such as 'instance-id: web1-1', or give a mapping, which gets one by itself.",
+        )
+
+
+def _check_host_key(cloud_init: CloudInit) -> None:
+    given = cloud_init.user_data
+    if not cloud_init.ssh_host_key:
+        return
+    if isinstance(given, str):
+        raise _invalid(
+            "ssh_host_key",
+            "user_data as text leaves no place for the key.",
+            "Give user_data as a mapping, or put ssh_keys into the text yourself.",
+        )
+    if "ssh_keys" in (given or {}):
+        raise _invalid(
+            "ssh_host_key",
+            "user_data has ssh_keys of its own.",
+            "Leave one of the two out.",
         )
 
 

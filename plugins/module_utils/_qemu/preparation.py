@@ -7,18 +7,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 
 from .._core.errors import BadRecord, ImageNotFound, PortUnavailable
 from .._core.handle import VmHandle
-from .._core.layout import CONSOLE_SOCKET, OVERLAY, PRIVATE_KEY, QMP_SOCKET, SEED
+from .._core.layout import CONSOLE_SOCKET, HOST_KEY, OVERLAY, PRIVATE_KEY, QMP_SOCKET, SEED
 from .._core.spec import CloudInit, PortRange, VmSpec
 from .._core.state import VmState
 from .._guest.identity import choose_port, complete_macs, new_id
 from .._guest.iso import write_iso
 from .._guest.keys import make_key_pair
-from .._guest.seed import seed_files
+from .._guest.seed import HostKey, seed_files
+from .._host.files import read_private
 from .._host.ports import is_free
 from .._host.store import Store
 from .._image.inspect import check_disk_size, inspect_image
@@ -41,8 +41,12 @@ def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
         path = os.path.join(handle.work_dir, PRIVATE_KEY)
         key = make_key_pair(path, comment=spec.name)
         handle = handle.evolve(private_key_path=path)
+    host_key = _host_key(handle)
+    if host_key is not None:
+        handle = handle.evolve(host_key=" ".join(host_key.public.split()[:2]))
     seed = os.path.join(handle.work_dir, SEED)
-    write_iso(seed, _seed_files(handle, key))
+    cloud_init = spec.cloud_init or CloudInit()
+    write_iso(seed, seed_files(cloud_init, handle.name, handle.id, key, host_key))
     overlay = os.path.join(handle.work_dir, OVERLAY)
     size = spec.disk_size or image.virtual_size
     # What was left half way has never been started: its disk holds nothing yet, and may have another size.
@@ -132,5 +136,10 @@ def _image_path(spec: VmSpec) -> str:
     return spec.image
 
 
-def _seed_files(handle: VmHandle, key: str | None) -> Mapping[str, bytes]:
-    return seed_files(handle.spec.cloud_init or CloudInit(), handle.name, handle.id, key)
+def _host_key(handle: VmHandle) -> HostKey | None:
+    cloud_init = handle.spec.cloud_init
+    if cloud_init is None or not cloud_init.ssh_host_key:
+        return None
+    path = os.path.join(handle.work_dir, HOST_KEY)
+    public = make_key_pair(path, comment=handle.name)
+    return HostKey(read_private(path).decode(), public)

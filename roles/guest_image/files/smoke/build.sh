@@ -182,6 +182,7 @@ make_root_tree() {
     add_program bin/sh bin/dash
     add_program usr/sbin/dropbear
     add_program usr/bin/dropbearkey
+    add_program usr/bin/dropbearconvert
     add_program usr/sbin/qemu-ga
     # shellcheck disable=SC2086  # a list of words
     add_modules "$root/lib/smoke/modules" $GUEST_MODULES
