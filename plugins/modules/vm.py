@@ -197,7 +197,7 @@ options:
       ssh_host_key:
         description:
           - Make the guest's SSH host key beforehand and give it to the guest, so that nobody has to trust the first key that answers.
-            Its public half is RV(vm.ssh.host_key), and the inventory accepts no other.
+            Its public half is in RV(vm.ssh), and the inventory accepts no other.
         type: bool
   accelerator:
     description:
