@@ -114,7 +114,8 @@ vms:
       type: str
       sample: 127.0.0.1
     ssh:
-      description: How to log in from the hypervisor host. C(host), C(port), C(user), C(private_key_path) if a key was made for it, and C(host_key) if the guest's was made beforehand.
+      description: How to log in from the hypervisor host. C(host), C(port), C(user), C(private_key_path) if a key was made for it,
+        and C(host_key) if the guest's was made beforehand.
       type: dict
       sample: {host: 127.0.0.1, port: 10061, user: vm, private_key_path: /home/me/.local/share/vmctl/vms/web1/id_ed25519}
     console:
