@@ -384,5 +384,5 @@ def test_nothing_is_left_out(capsys):
         "module",
         *ELSEWHERE.values(),
     }
-    assert counts["not run"] <= 2
+    assert counts["not run"] <= 5
     assert min(counts["run"], counts["noop"], counts["file"]) > 5
