@@ -95,7 +95,7 @@ class ByHand:
     def start(self) -> None:
         """Start QEMU and wait for the answer to its first command."""
         sockets = []
-        for name in ("qmp", "debug", "console"):
+        for name in ("qmp", "debug", "console", "agent"):
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(str(self.folder / f"{name}.sock"))
             listener.listen(1)
