@@ -309,7 +309,7 @@ EXAMPLES = r"""
 RETURN = r"""
 vm:
   description: The machine as it is after the task; in check mode, as it would be, with null for what only the real run decides.
-  returned: success
+  returned: success, and when the guest did not answer in time
   type: dict
   contains:
     name:
@@ -398,17 +398,17 @@ vm:
       type: str
 actions:
   description: What was done (in check mode, would be), in order, of C(prepare), C(start), C(stop), C(suspend), C(resume), C(destroy).
-  returned: success
+  returned: success, and when the guest did not answer in time
   type: list
   elements: str
   sample: [prepare, start]
 restart_required:
   description: Whether options were changed that apply only after a restart. A warning names them.
-  returned: success
+  returned: success, and when the guest did not answer in time
   type: bool
 diff:
   description: The options before and after the task, without secrets.
-  returned: success
+  returned: success, and when the guest did not answer in time
   type: dict
 error:
   description: What went wrong. C(code) is stable, C(help) says what to do, C(details) holds the evidence.

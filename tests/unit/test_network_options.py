@@ -75,6 +75,10 @@ REFUSED = {
     ),
     "same name twice": ([{**BRIDGE, "name": "lan"}, {**BRIDGE, "name": "lan"}], "networks"),
     "name that another has by its place": ([{**BRIDGE, "name": "net1"}, BRIDGE], "networks"),
+    "MTU that nobody would be told": (
+        [{"type": "user", "mtu": 1400, "model": "e1000e"}],
+        "networks[0].mtu",
+    ),
     "MTU too small": ([{**BRIDGE, "mtu": 575}], "networks[0].mtu"),
     "MTU too large": ([{**BRIDGE, "mtu": 65522}], "networks[0].mtu"),
     "port 0": (

@@ -100,6 +100,12 @@ def _network(index: int, item: Mapping[str, Any]) -> Network:
                 f"{option}.{suboption}: a network of type {owner} needs it.",
                 option=f"{option}.{suboption}",
             )
+    if item.get("mtu") and kind != "bridge" and item.get("model") not in (None, "virtio"):
+        raise InvalidSpec(
+            f"{option}.mtu: a card of the model {item['model']} cannot be told.",
+            "Use the model virtio, or set the MTU inside the guest.",
+            option=f"{option}.mtu",
+        )
     return Network(
         type=kind,
         name=_matching(f"{option}.name", _NAME, item.get("name")) or f"net{index}",

@@ -18,6 +18,7 @@ import select
 import socket
 import struct
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .._core.errors import VmError
@@ -63,7 +64,7 @@ def _by_protocol(addresses: Sequence[str]) -> Iterator[tuple[_MakeAsker, list[st
             yield kind, asked
 
 
-class _Asker:
+class _Asker(ABC):
     """A socket on a link, what is asked over it, and who has answered."""
 
     def __init__(self, sock: socket.socket, link: str, addresses: Sequence[str]) -> None:
@@ -113,13 +114,13 @@ class _Asker:
             for address, macs in self.heard.items()
         }
 
+    @abstractmethod
     def request(self, address: str) -> None:
         """Send one question."""
-        raise NotImplementedError
 
+    @abstractmethod
     def receive(self) -> tuple[str, str] | None:
         """Return the address and the MAC that one packet tells, if it tells any."""
-        raise NotImplementedError
 
 
 _MakeAsker = Callable[[str, Sequence[str]], _Asker]
