@@ -20,10 +20,16 @@ _PORT_FORWARD: Spec = {
 }
 
 _NETWORK: Spec = {
-    "type": {"type": "str", "choices": ["user", "bridge", "tap", "none"], "default": "user"},
+    "type": {
+        "type": "str",
+        "choices": ["user", "bridge", "tap", "vnic", "none"],
+        "default": "user",
+    },
     "name": {"type": "str"},
     "bridge": {"type": "str"},
     "interface": {"type": "str"},
+    "link": {"type": "str"},
+    "vlan": {"type": "int"},
     "mac": {"type": "str"},
     "model": {
         "type": "str",
@@ -32,6 +38,22 @@ _NETWORK: Spec = {
     },
     "mtu": {"type": "int"},
     "port_forwards": {"type": "list", "elements": "dict", "options": _PORT_FORWARD},
+}
+
+_PROPOLIS: Spec = {
+    "pool": {"type": "str"},
+    "server": {"type": "path"},
+    "bootrom": {"type": "path"},
+    "api_version": {
+        "type": "str",
+        "choices": ["1.0.0", "2.0.0", "3.0.0", "4.0.0", "5.0.0", "6.0.0"],
+    },
+    "hosting": {"type": "str", "choices": ["global", "zone"]},
+    "zone_brand": {"type": "str"},
+    "zone_image": {"type": "path"},
+    "zone_dir": {"type": "path"},
+    "control_link": {"type": "str"},
+    "control_network": {"type": "str"},
 }
 
 _CLOUD_INIT: Spec = {
@@ -52,8 +74,9 @@ VM: Spec = {
         "choices": ["present", "absent", "started", "stopped", "restarted", "suspended"],
         "default": "started",
     },
-    "backend": {"type": "str", "choices": ["qemu", "noop"]},
-    "image": {"type": "path"},
+    "backend": {"type": "str", "choices": ["qemu", "propolis", "noop"]},
+    "image": {"type": "str"},
+    "image_checksum": {"type": "str"},
     "image_format": {"type": "str", "choices": ["qcow2", "raw"]},
     "vcpus": {"type": "int"},
     "memory": {"type": "str"},
@@ -68,6 +91,7 @@ VM: Spec = {
     "cpu": {"type": "str"},
     "machine": {"type": "str"},
     "vnc": {"type": "bool"},
+    "propolis": {"type": "dict", "options": _PROPOLIS},
     "labels": {"type": "dict"},
     "description": {"type": "str"},
     "stop_timeout": {"type": "int", "default": 30},

@@ -20,6 +20,7 @@ from ._core.spec import VmSpec, check_name, spec_from_params
 from ._core.state import Goal, Verb
 from ._core.vm import Vm, predict_vm, show_vm
 from ._host.store import Store, default_data_dir
+from ._image.source import parse_source
 from ._module import Task
 from ._router import RouterHypervisor
 
@@ -53,10 +54,11 @@ def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
             raise InvalidSpec(
                 f"{option}: {params[option]} is negative.", "Give seconds from 0 on.", option=option
             )
-    for option in ("image", "data_dir"):
-        _check_path(option, params.get(option))
+    _check_path("data_dir", params.get("data_dir"))
     image = params.get("image")
-    spec = spec_from_params({**params, "image": os.path.realpath(image) if image else None})
+    spec = spec_from_params(
+        {**params, "image": None if image is None else parse_source(image).text}
+    )
     goal = Goal(params["state"])
     return spec, Power(
         goal,

@@ -51,6 +51,10 @@ class RouterHypervisor:
             from ._qemu.backend import QemuBackend
 
             return QemuBackend(self.store)
+        if tag == "propolis":
+            from ._propolis.backend import PropolisBackend
+
+            return PropolisBackend(self.store)
         if tag == "noop":
             from ._noop.backend import NoopBackend
 

@@ -60,14 +60,18 @@ options:
   backend:
     description:
       - What runs the machine. V(noop) runs nothing and only keeps the record, for testing playbooks.
-      - The default on Linux is V(qemu). The backend of an existing machine cannot be changed.
+      - The default is V(qemu) on Linux and V(propolis) on illumos. The backend of an existing machine cannot be changed.
     type: str
-    choices: [qemu, noop]
+    choices: [qemu, propolis, noop]
   image:
     description:
-      - Path of the disk image on the hypervisor host from which the machine is created. Required when it does not exist yet, except with O(backend=noop).
-      - The image must stay where it is as long as the machine exists. It cannot be changed afterwards.
-    type: path
+      - The disk image from which the machine is created. Required when it does not exist yet, except with O(backend=noop).
+      - The path of a file on the hypervisor host, which must stay where it is as long as the machine exists. It cannot be changed afterwards.
+    type: str
+  image_checksum:
+    description:
+      - What the image must be, as V(sha256:...), V(sha512:...), or the URL of a file that lists checksums, such as C(SHA256SUMS).
+    type: str
   image_format:
     description:
       - Format of O(image). If left out, a qcow2 file or a disk with a boot sector is recognised by its first bytes.
@@ -99,9 +103,10 @@ options:
             A port of 127.0.0.1 is forwarded to the guest's SSH by the first card of this type.
           - V(bridge) makes the guest a member of a bridge of the host. This needs root, or QEMU's bridge helper set up by the administrator.
           - V(tap) makes, or uses, the host's interface that O(networks[].interface) names, and does nothing else with it.
+          - V(vnic), on illumos only, makes a VNIC over O(networks[].link).
           - V(none), which stands alone, means no network.
         type: str
-        choices: [user, bridge, tap, none]
+        choices: [user, bridge, tap, vnic, none]
         default: user
       name:
         description:
@@ -113,6 +118,14 @@ options:
       interface:
         description: Name of the host's end, at most 15 characters. One that does not exist yet is made, and goes away with the machine's process.
         type: str
+      link:
+        description:
+          - The link that a VNIC is made over, such as C(igb0) or an etherstub, for O(networks[].type=vnic).
+            The default is the host's only physical link that is up.
+        type: str
+      vlan:
+        description: Number of the VLAN that the VNIC's frames belong to, 1 to 4094, for O(networks[].type=vnic).
+        type: int
       mac:
         description: MAC address. If left out, one is made.
         type: str
@@ -218,6 +231,45 @@ options:
       - Whether the guest has a screen, shown by VNC on a free port of 127.0.0.1 and protected by a generated password. See RV(vm.vnc).
       - A new machine has none.
     type: bool
+  propolis:
+    description:
+      - Where things are on an illumos host, and how the machine's server is hosted. Only for O(backend=propolis).
+    type: dict
+    suboptions:
+      pool:
+        description: Pool or dataset below which images and disks are kept as volumes. A new machine gets V(rpool). It cannot be changed afterwards.
+        type: str
+      server:
+        description: Path of the program. The default is C(/opt/oxide/propolis-server/bin/propolis-server).
+        type: path
+      bootrom:
+        description: Path of the guest's firmware. The default is C(/opt/oxide/propolis-server/blob/OVMF_CODE.fd).
+        type: path
+      api_version:
+        description: Version of the server's API to speak. V(1.0.0), the default, is served by all.
+        type: str
+        choices: ["1.0.0", "2.0.0", "3.0.0", "4.0.0", "5.0.0", "6.0.0"]
+      hosting:
+        description:
+          - V(global) runs the server in the global zone as a service on a port of 127.0.0.1. This is the default.
+          - V(zone) runs it in a zone of its own with an exclusive IP stack. It cannot be changed afterwards.
+        type: str
+        choices: [global, zone]
+      zone_brand:
+        description: Brand of the zone. The default is V(omicron1).
+        type: str
+      zone_image:
+        description: File from which the brand installs the zone.
+        type: path
+      zone_dir:
+        description: Folder that holds the zones' folders. The default is C(/zones).
+        type: path
+      control_link:
+        description: Link over which the global zone reaches the server in a zone, such as an etherstub.
+        type: str
+      control_network:
+        description: Range of addresses for servers in zones, such as V(192.168.240.0/24). Its first address is the global zone's.
+        type: str
   labels:
     description:
       - Names and values of your own, which the inventory shows.
@@ -350,7 +402,7 @@ vm:
       elements: dict
     networks:
       description: >-
-          Its network cards, each with what it was given, C(name), C(type), C(bridge), C(interface), C(model), C(mtu) and C(port_forwards),
+          Its network cards, each with what it was given, C(name), C(type), C(bridge), C(interface), C(link), C(vlan), C(model), C(mtu) and C(port_forwards),
           its C(mac), and the C(ip_addresses) that are the guest's for sure.
       type: list
       elements: dict

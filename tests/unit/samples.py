@@ -10,6 +10,10 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.netwo
     AddressFilter,
     Network,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.propolis import (
+    PROPOLIS_DEFAULTS,
+    PropolisRecord,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
     CloudInit,
     PortRange,
@@ -47,6 +51,8 @@ FULL_SPEC = VmSpec(
     vnc=True,
     labels={"role": "web"},
     description="A server",
+    image_checksum="sha256:" + 64 * "0",
+    propolis=PROPOLIS_DEFAULTS,
 )
 
 FULL_HANDLE = VmHandle(
@@ -66,6 +72,9 @@ FULL_HANDLE = VmHandle(
     console_socket="/data/vms/web1/console.sock",
     vnc_addr="127.0.0.1:5900",
     ssh_host_port=10061,
+    disk_format="raw",
+    base_image="/srv/images/base.qcow2",
+    propolis=PropolisRecord(port=12400, vnics={"net0": "vm1n0"}),
     macs={"net0": "52:54:00:12:34:56"},
     uefi=True,
     accelerator="tcg",

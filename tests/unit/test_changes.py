@@ -24,6 +24,9 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.plan 
     Power,
     make_plan,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.propolis import (
+    PROPOLIS_DEFAULTS,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
     CloudInit,
     PortRange,
@@ -54,12 +57,24 @@ CHANGED = {
     "vnc": True,
     "labels": {"role": "db"},
     "description": "Another server",
+    "image_checksum": "sha256:" + 64 * "1",
+    "propolis": replace(PROPOLIS_DEFAULTS, bootrom="/other"),
 }
 AT_ONCE = {"addresses", "ssh_port_range", "labels", "description"}
 NEXT_START = {
-    *("vcpus", "memory_mib", "disk_size", "networks", "accelerator", "cpu", "machine", "vnc"),
+    *(
+        "propolis",
+        "vcpus",
+        "memory_mib",
+        "disk_size",
+        "networks",
+        "accelerator",
+        "cpu",
+        "machine",
+        "vnc",
+    ),
 }
-NEVER = {"name", "backend", "image", "image_format", "cloud_init"}
+NEVER = {"name", "backend", "image", "image_checksum", "image_format", "cloud_init"}
 OLD = VmSpec(
     name="web1",
     backend="noop",
@@ -70,6 +85,7 @@ OLD = VmSpec(
     machine="q35",
     labels={"role": "web"},
     description="A server",
+    propolis=PROPOLIS_DEFAULTS,
 )
 
 

@@ -31,7 +31,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.vm im
 from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import GIB, minimal_handle
 
 ABLE = Features(
-    suspend=True, vnc=True, network_types=("user",), accelerators=("kvm", "tcg"), needs_image=True
+    suspend=True, network_types=("user",), accelerators=("kvm", "tcg"), needs_image=True
 )
 IMAGE = "/srv/images/base.qcow2"
 
@@ -286,7 +286,7 @@ def test_absent_reads_no_other_option():
 
 UNABLE = {
     "suspend": replace(ABLE, suspend=False),
-    "vnc": replace(ABLE, vnc=False),
+    "vnc": replace(ABLE, unsupported=("vnc",)),
     "network": replace(ABLE, network_types=()),
     "accelerator": replace(ABLE, accelerators=("tcg",)),
 }
@@ -429,7 +429,7 @@ def test_ssh_of_a_process_that_still_has_its_network_is_waited_for():
 
 
 def test_a_new_machine_is_recorded_with_the_machine_type_that_it_gets():
-    features = replace(ABLE, machine="q35")
+    features = replace(ABLE, defaults=VmSpec("", machine="q35"))
 
     given = make_plan(replace(NEW, machine="pc"), Power(Goal.PRESENT), None, "qemu", features)
     left_open = make_plan(NEW, Power(Goal.PRESENT), None, "qemu", features)

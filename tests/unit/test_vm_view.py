@@ -54,7 +54,7 @@ def test_a_running_machine_shows_everything():
             {
                 "name": "disk0",
                 "path": "/data/vms/web1/overlay.qcow2",
-                "format": "qcow2",
+                "format": "raw",
                 "size": 20 * GIB,
                 "image": "/srv/images/base.qcow2",
             }
@@ -68,6 +68,8 @@ def test_a_running_machine_shows_everything():
                 "model": "virtio",
                 "mtu": None,
                 "port_forwards": [],
+                "link": None,
+                "vlan": None,
                 "mac": "52:54:00:12:34:56",
                 "ip_addresses": ["127.0.0.1"],
             }

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from enum import Enum
 
 from .errors import CannotChange, InvalidSpec
+from .propolis import FIXED as PROPOLIS_FIXED
 from .sizes import show_size
 from .spec import VmSpec
 
@@ -40,6 +41,8 @@ EFFECTS: Mapping[str, Effect] = {
     "vnc": Effect.NEXT_START,
     "labels": Effect.AT_ONCE,
     "description": Effect.AT_ONCE,
+    "image_checksum": Effect.NEVER,
+    "propolis": Effect.NEXT_START,
 }
 
 
@@ -68,6 +71,13 @@ def check_change(old: VmSpec, new: VmSpec, disk_bytes: int | None, ssh_port: int
         raise CannotChange(
             f"{name}: the VM '{old.name}' was created with another value{shown}.", option=name
         )
+    for name in PROPOLIS_FIXED:
+        if getattr(old.propolis, name, None) != getattr(new.propolis, name, None):
+            raise CannotChange(
+                f"propolis.{name}: the VM '{old.name}' was created with another value, "
+                f"{getattr(old.propolis, name, None)!r}.",
+                option=f"propolis.{name}",
+            )
     if new.disk_size is not None and disk_bytes is not None and new.disk_size < disk_bytes:
         raise InvalidSpec(
             f"disk_size: {show_size(new.disk_size)} is smaller than the disk of the VM '{old.name}', "

@@ -247,6 +247,36 @@ class ProgramMissing(Unready):
     default_help = "Install it; the role cloudnebula.hypervisor.hypervisor_host does so."
 
 
+class HttpFailed(VmError):
+    """A request over HTTP got no answer, or only a part of it."""
+
+    code = "vm_manager.http.failed"
+    default_help = "Check the address, the network and, if one is used, the proxy."
+
+
+class PropolisUnreachable(VmError):
+    """The server of the virtual machine does not answer."""
+
+    code = "vm_manager.propolis.unreachable"
+    default_help = "Look at propolis.log in the VM's folder and at the state of its service."
+
+
+class PropolisRefused(VmError):
+    """The server of the virtual machine refused a request, or could not fulfil it."""
+
+    code = "vm_manager.propolis.refused"
+    default_help = "Its own words are in the message and in error.details."
+
+
+class PropolisProtocol(VmError):
+    """What answers is not a propolis-server of a version that is understood."""
+
+    code = "vm_manager.propolis.protocol"
+    default_help = (
+        "Check that nothing else listens at the address, and the option propolis.api_version."
+    )
+
+
 class HostError(VmError):
     """The operating system refused."""
 

@@ -6,7 +6,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from .networks import MODELS
+from .spec import VmSpec
+
+_NOTHING = VmSpec(name="")
+# An option at this value asks for nothing.
+_NEUTRAL: Mapping[str, Any] = {"accelerator": "auto", "vnc": False}
 
 
 @dataclass(frozen=True)
@@ -14,8 +23,27 @@ class Features:
     """Capabilities as data, asked by the planner before anything is touched."""
 
     suspend: bool = False
-    vnc: bool = False
     network_types: tuple[str, ...] = ()
+    network_models: tuple[str, ...] = tuple(MODELS)
     accelerators: tuple[str, ...] = ()
     needs_image: bool = True
-    machine: str | None = None  # the machine type that a new machine gets
+    unsupported: tuple[str, ...] = ()  # fields of VmSpec that it has nothing for
+    defaults: VmSpec = _NOTHING  # of new machines, where they are not the same everywhere
+
+    def refused(self, wish: VmSpec) -> tuple[str, ...]:
+        """Return the fields that the wish sets to something although this backend has nothing for them."""
+        return tuple(
+            field
+            for field in self.unsupported
+            if getattr(wish, field) not in (None, _NEUTRAL.get(field))
+        )
+
+    def completed(self, wish: VmSpec) -> VmSpec:
+        """Return the wish with the defaults of a new machine where it left options open."""
+        spec = wish.over(self.defaults).completed()
+        return VmSpec(
+            **{
+                field: None if field in self.unsupported else value
+                for field, value in vars(spec).items()
+            }
+        )

@@ -17,6 +17,7 @@ from typing import Any
 
 from .errors import BadRecord
 from .networks import AddressFilter, Network, PortForward
+from .propolis import ZVOLS, PropolisOptions, PropolisRecord
 from .spec import CloudInit, PortRange, VmSpec
 from .state import VmState
 
@@ -50,6 +51,9 @@ class VmHandle:
     accelerator: str | None = None  # what the last start chose
     accelerator_reason: str | None = None
     booted: VmSpec | None = None  # the spec that the last start used
+    disk_format: str = "qcow2"
+    base_image: str | None = None  # the file that the disk rests on or was made from
+    propolis: PropolisRecord | None = None
     stopped_by: str | None = None  # how the last run ended: the rung of the ladder that was needed
 
     @property
@@ -65,6 +69,13 @@ class VmHandle:
     def mac_of(self, network: Network) -> str | None:
         """Return the MAC address of a card: the one it was given, or the one that was made for it."""
         return network.mac or self.macs.get(network.name)
+
+    @property
+    def disk_path(self) -> str | None:
+        """Path of the disk: the overlay, or the device of the volume."""
+        if self.propolis is not None and self.propolis.disk is not None:
+            return f"{ZVOLS}/{self.propolis.disk}"
+        return self.overlay_path
 
     @property
     def vcpus(self) -> int:
@@ -116,9 +127,11 @@ def load(raw: bytes, path: str) -> VmHandle:
         known = {f.name for f in fields(VmHandle)}
         data = {key: value for key, value in data.items() if key in known}
         booted = data.pop("booted", None)
+        record = data.pop("propolis", None)
         handle = VmHandle(
             **{**data, "spec": _spec(data["spec"]), "state": VmState(data["state"])},
             booted=None if booted is None else _spec(booted),
+            propolis=None if record is None else PropolisRecord(**record),
         )
         _check_types(handle)
     except (KeyError, TypeError, ValueError) as exc:
@@ -136,6 +149,8 @@ def _spec(data: Mapping[str, Any]) -> VmSpec:
         values["addresses"] = AddressFilter(**{**addresses, **lists})
     if values.get("ssh_port_range") is not None:
         values["ssh_port_range"] = PortRange(**values["ssh_port_range"])
+    if values.get("propolis") is not None:
+        values["propolis"] = PropolisOptions(**values["propolis"])
     if values.get("cloud_init") is not None:
         cloud_init = dict(values["cloud_init"])
         keys = cloud_init.get("ssh_authorized_keys")

@@ -21,6 +21,10 @@ CONSOLE_SOCKET = "console.sock"
 AGENT_SOCKET = "agent.sock"  # the QEMU guest agent, if the guest runs one
 CONSOLE_LOG = "console.log"
 QEMU_LOG = "qemu.log"
+PROPOLIS_LOG = "propolis.log"  # what propolis-server says
+PROPOLIS_FIRMWARE_LOG = "debug.out"  # written by propolis-server where it was started
+SMF_MANIFEST = "manifest.xml"
+ZONE_CONFIG = "zone.cfg"
 PID_FILE = "qemu.pid"
 ALIVE_LOCK = "alive.lock"
 VNC_PASSWORD = "vnc.password"
@@ -30,6 +34,7 @@ _ROTATED = tuple(f"{name}.1" for name in (CONSOLE_LOG, QEMU_LOG))
 _FILES = (
     *(RECORD, OVERLAY, SEED, PRIVATE_KEY, PUBLIC_KEY, QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET),
     *(AGENT_SOCKET, HOST_KEY, HOST_PUBLIC_KEY),
+    *(PROPOLIS_LOG, PROPOLIS_FIRMWARE_LOG, SMF_MANIFEST, ZONE_CONFIG),
     *(CONSOLE_LOG, QEMU_LOG, PID_FILE, ALIVE_LOCK, VNC_PASSWORD, KNOWN_HOSTS, *_ROTATED),
 )
 _HALF_MADE = tuple(f".{name}.part" for name in _FILES)

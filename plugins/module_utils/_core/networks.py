@@ -25,6 +25,11 @@ MAX_NETWORKS = 8
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,14}")
 _INTERFACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # the kernel's limit is 15 characters
 _MAC = re.compile(r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}")
+_LINK = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,29}[0-9]")  # dladm: it ends in its number
+_OWNERS = {"bridge": "bridge", "interface": "tap", "port_forwards": "user"} | {
+    "link": "vnic",
+    "vlan": "vnic",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class Network:
     model: str = "virtio"
     mtu: int | None = None
     port_forwards: tuple[PortForward, ...] = ()
+    link: str | None = None  # of type vnic: what the VNIC is made over
+    vlan: int | None = None  # of type vnic: the VLAN that its frames belong to
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def networks_from_params(items: Sequence[Mapping[str, Any]] | None) -> tuple[Net
 def _network(index: int, item: Mapping[str, Any]) -> Network:
     option = f"networks[{index}]"
     kind = item["type"]
-    for suboption, owner in (("bridge", "bridge"), ("interface", "tap"), ("port_forwards", "user")):
+    for suboption, owner in _OWNERS.items():
         if item.get(suboption) and kind != owner:
             raise InvalidSpec(
                 f"{option}.{suboption}: this belongs to networks of type {owner}, not {kind}.",
@@ -111,6 +118,8 @@ def _network(index: int, item: Mapping[str, Any]) -> Network:
         name=_matching(f"{option}.name", _NAME, item.get("name")) or f"net{index}",
         bridge=_matching(f"{option}.bridge", _INTERFACE, item.get("bridge")),
         interface=_matching(f"{option}.interface", _INTERFACE, item.get("interface")),
+        link=_matching(f"{option}.link", _LINK, item.get("link")),
+        vlan=_between(f"{option}.vlan", item.get("vlan"), 1, 4094),
         mac=_mac(f"{option}.mac", item.get("mac")),
         model=item.get("model") or "virtio",
         mtu=_between(f"{option}.mtu", item.get("mtu"), 576, 65521),

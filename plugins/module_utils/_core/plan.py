@@ -126,7 +126,7 @@ def make_plan(wish: VmSpec, power: Power, found: Vm | None, tag: str, features: 
     """Decide what is to be done. Raises when the wish cannot be met, before anything is touched."""
     spec = replace(_complete(wish, found, power.goal, features), backend=tag)
     if power.goal is not Goal.ABSENT:
-        _check_features(spec, power.goal, tag, features)
+        _check_features(wish, spec, power.goal, tag, features)
     state = found.state if found else VmState.DESTROYED
     verbs = _verbs(spec, power, found)
     if power.wait_for in ("ip", "ssh"):
@@ -152,8 +152,7 @@ def _complete(wish: VmSpec, found: Vm | None, goal: Goal, features: Features) ->
             raise NoImage(
                 f"There is no VM '{wish.name}', and no image to create it from.", option="image"
             )
-        spec = wish.completed()
-        return replace(spec, machine=spec.machine or features.machine)
+        return features.completed(wish)
     if goal is Goal.ABSENT:
         return found.handle.spec
     handle = found.handle
@@ -169,14 +168,16 @@ def _complete(wish: VmSpec, found: Vm | None, goal: Goal, features: Features) ->
     return spec
 
 
-def _check_features(spec: VmSpec, goal: Goal, tag: str, features: Features) -> None:
+def _check_features(wish: VmSpec, spec: VmSpec, goal: Goal, tag: str, features: Features) -> None:
+    for field in features.refused(wish):
+        raise _unsupported(option_name(field), tag)
     for index, network in enumerate(spec.networks or ()):
         if network.type not in features.network_types:
             raise _unsupported(f"networks[{index}].type={network.type}", tag)
+        if network.model not in features.network_models:
+            raise _unsupported(f"networks[{index}].model={network.model}", tag)
     if goal is Goal.SUSPENDED and not features.suspend:
         raise _unsupported("state=suspended", tag)
-    if spec.vnc and not features.vnc:
-        raise _unsupported("vnc", tag)
     if spec.accelerator not in (None, "auto", *features.accelerators):
         raise _unsupported(f"accelerator={spec.accelerator}", tag)
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from .errors import InvalidMemory, InvalidName, InvalidSpec, InvalidVcpus
 from .networks import AddressFilter, Network, address_filter_from_params, networks_from_params
+from .propolis import PropolisOptions, propolis_from_params
 from .sizes import GIB, MIB, parse_size
 
 DEFAULT_USER = "vm"
@@ -80,6 +81,8 @@ class VmSpec:
     vnc: bool | None = None
     labels: Mapping[str, str] | None = None
     description: str | None = None
+    image_checksum: str | None = None
+    propolis: PropolisOptions | None = None
 
     @property
     def has_user_network(self) -> bool:
@@ -102,12 +105,14 @@ class VmSpec:
     def over(self, base: VmSpec) -> VmSpec:
         """Return this wish with each option that was left open taken from ``base``."""
         spec = _over(self, base)
-        if self.cloud_init is None or base.cloud_init is None:
-            return spec
-        return replace(spec, cloud_init=_over(self.cloud_init, base.cloud_init))
+        if self.cloud_init is not None and base.cloud_init is not None:
+            spec = replace(spec, cloud_init=_over(self.cloud_init, base.cloud_init))
+        if self.propolis is not None and base.propolis is not None:
+            spec = replace(spec, propolis=_over(self.propolis, base.propolis))
+        return spec
 
 
-_Options = TypeVar("_Options", CloudInit, VmSpec)
+_Options = TypeVar("_Options", CloudInit, PropolisOptions, VmSpec)
 
 
 def _over(wish: _Options, base: _Options) -> _Options:
@@ -158,6 +163,8 @@ def spec_from_params(params: Mapping[str, Any]) -> VmSpec:
         vnc=params.get("vnc"),
         labels=_labels(params.get("labels")),
         description=params.get("description"),
+        image_checksum=params.get("image_checksum"),
+        propolis=propolis_from_params(params.get("propolis")),
     )
 
 

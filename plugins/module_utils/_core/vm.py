@@ -13,13 +13,14 @@ from typing import Any
 
 from .changes import differing
 from .handle import VmHandle
-from .layout import CONSOLE_LOG, QEMU_LOG
+from .layout import CONSOLE_LOG, PROPOLIS_LOG, QEMU_LOG
 from .networks import Network
 from .sizes import MIB, show_size
 from .spec import CloudInit, VmSpec
 from .state import VmState
 
 SSH_PORT = 22
+_LOGS = {"qemu": QEMU_LOG, "propolis": PROPOLIS_LOG}
 SSH_HOST = "127.0.0.1"  # where the host's end of a user-mode network listens
 
 
@@ -146,12 +147,12 @@ def _show_identity(name: str, spec: VmSpec, backend: str) -> dict[str, Any]:
 
 
 def _show_disks(handle: VmHandle) -> list[dict[str, Any]]:
-    if handle.overlay_path is None:
+    if handle.disk_path is None:
         return []
     disk = {
         "name": "disk0",
-        "path": handle.overlay_path,
-        "format": "qcow2",
+        "path": handle.disk_path,
+        "format": handle.disk_format,
         "size": handle.disk_bytes,
     }
     return [{**disk, "image": handle.spec.image}]
@@ -188,12 +189,14 @@ def _show_ssh(vm: Vm) -> dict[str, Any] | None:
 
 
 def _show_paths(handle: VmHandle) -> dict[str, Any]:
-    has_logs = handle.console_socket is not None
+    has_logs = handle.backend in _LOGS
     return {
         "work_dir": handle.work_dir,
         "qmp_socket": handle.qmp_socket,
         "console_log": os.path.join(handle.work_dir, CONSOLE_LOG) if has_logs else None,
-        "hypervisor_log": os.path.join(handle.work_dir, QEMU_LOG) if has_logs else None,
+        "hypervisor_log": os.path.join(handle.work_dir, _LOGS[handle.backend])
+        if has_logs
+        else None,
     }
 
 
@@ -206,6 +209,7 @@ def show_options(spec: VmSpec, backend: str, state: VmState) -> Mapping[str, Any
         "backend": backend,
         "state": state.value,
         "image": spec.image,
+        "image_checksum": spec.image_checksum,
         "image_format": spec.image_format,
         "vcpus": spec.vcpus,
         "memory": None if spec.memory_mib is None else show_size(spec.memory_mib * MIB),
@@ -218,6 +222,7 @@ def show_options(spec: VmSpec, backend: str, state: VmState) -> Mapping[str, Any
         "cpu": spec.cpu,
         "machine": spec.machine,
         "vnc": spec.vnc,
+        "propolis": None if spec.propolis is None else asdict(spec.propolis),
         "labels": dict(spec.labels or {}),
         "description": spec.description or "",
     }

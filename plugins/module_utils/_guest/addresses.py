@@ -49,7 +49,7 @@ class AddressQuery:
 class Sighting:
     """An address that a source says the card has. ``rejected`` says why it is not reported."""
 
-    source: str  # agent, neighbour, lease or range
+    source: str  # agent, console, neighbour, lease or range
     address: str
     state: str = ""
     rejected: str | None = None
@@ -86,6 +86,7 @@ class Evidence:
     """What the sources say, before anything is judged; ``failures`` are those of sources that could not be asked."""
 
     agent: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    console: tuple[tuple[str, tuple[str, ...]], ...] = ()  # what cloud-init printed there
     neighbours: tuple[Neighbour, ...] = ()
     leases: tuple[Lease, ...] = ()
     failures: tuple[str, ...] = ()
@@ -136,8 +137,9 @@ def collect(query: AddressQuery, evidence: Evidence) -> Report:
     wanted = _ranges(query)
     seen = [
         *(
-            Sighting("agent", address)
-            for of, them in evidence.agent
+            Sighting(source, address)
+            for source, rows in (("agent", evidence.agent), ("console", evidence.console))
+            for of, them in rows
             if normal_mac(of) == mac
             for address in them
         ),

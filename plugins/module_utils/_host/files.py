@@ -123,3 +123,17 @@ def short_path(path: str) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}/{name}"
     finally:
         os.close(fd)
+
+
+def check_writable(folder: str, option: str = "data_dir") -> None:
+    """Raise ``HostError`` naming ``option`` if this user could not make ``folder`` or files in it. Touches nothing."""
+    existing = folder
+    while not os.path.exists(existing) and existing != os.path.dirname(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
+        what = "is not writable for this user" if os.path.isdir(existing) else "is not a folder"
+        raise HostError(
+            f"{option}: {folder} cannot be used: {existing} {what}.",
+            f"Choose another {option}.",
+            option=option,
+        )

@@ -26,8 +26,7 @@ class NoopBackend:
     tag = "noop"
     features = Features(
         suspend=True,
-        vnc=True,
-        network_types=("user", "bridge", "tap"),
+        network_types=("user", "bridge", "tap", "vnic"),
         accelerators=("kvm", "tcg"),
         needs_image=False,
     )

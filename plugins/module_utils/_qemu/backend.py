@@ -56,10 +56,10 @@ class QemuBackend:
     tag = "qemu"
     features = Features(
         suspend=True,
-        vnc=True,
         network_types=("user", "bridge", "tap"),
         accelerators=("kvm", "tcg"),
-        machine=MACHINES["x86_64"],
+        unsupported=("propolis",),
+        defaults=VmSpec(name="", machine=MACHINES["x86_64"]),
     )
 
     def __init__(self, store: Store) -> None:

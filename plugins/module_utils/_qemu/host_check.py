@@ -13,23 +13,20 @@ import sys
 from .._core.errors import (
     BackendNotAvailable,
     BridgeMissing,
-    HostError,
     ImageNotFound,
     InvalidSpec,
-    KeygenFailed,
     NetworkFailed,
-    SeedFailed,
 )
 from .._core.handle import VmHandle
-from .._core.spec import CloudInit, VmSpec
+from .._core.spec import VmSpec
 from .._core.state import VmState
-from .._guest.iso import available_tool
-from .._guest.seed import check_cloud_init
+from .._guest.material import check_material
 from .._host.commands import find_program, require_program, run
-from .._image.inspect import check_disk_size, inspect_image
+from .._host.files import check_writable
+from .._image.inspect import check_disk_size
+from .._image.provide import foresee_image
 from .accelerator import choose_accelerator
 from .argv import MACHINES, machine_for
-from .preparation import needs_key_pair
 from .taps import TUN_DEVICE, bridge_exists
 
 
@@ -59,9 +56,9 @@ def check_host(spec: VmSpec, found: VmHandle | None, data_dir: str) -> None:
         choose_accelerator("kvm")
     if found is None or found.state is VmState.PREPARING:
         _check_material(spec, data_dir)
-    elif spec.image is not None and not os.path.isfile(spec.image):
+    elif found.base_image is not None and not os.path.isfile(found.base_image):
         raise ImageNotFound(
-            f"image: {spec.image}, which the disk of '{spec.name}' rests on, is gone.",
+            f"image: {found.base_image}, which the disk of '{spec.name}' rests on, is gone.",
             option="image",
         )
 
@@ -80,29 +77,11 @@ def _check_networks(spec: VmSpec) -> None:
 
 def _check_material(spec: VmSpec, data_dir: str) -> None:
     require_program("qemu-img")
-    check_cloud_init(spec.cloud_init or CloudInit())
-    if available_tool() is None:
-        raise SeedFailed(
-            "No tool to write a cloud-init seed is installed: pycdlib, xorriso, genisoimage or mkisofs."
-        )
-    if needs_key_pair(spec) and find_program("ssh-keygen") is None:
-        raise KeygenFailed("ssh-keygen is not installed, so no key pair can be made.")
-    if spec.image is not None:
-        check_disk_size(inspect_image(spec.image, spec.image_format), spec.disk_size)
-    _check_writable(data_dir)
-
-
-def _check_writable(folder: str) -> None:
-    existing = folder
-    while not os.path.exists(existing) and existing != os.path.dirname(existing):
-        existing = os.path.dirname(existing)
-    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-        what = "is not writable for this user" if os.path.isdir(existing) else "is not a folder"
-        raise HostError(
-            f"data_dir: {folder} cannot be used: {existing} {what}.",
-            "Choose another data_dir.",
-            option="data_dir",
-        )
+    check_material(spec)
+    image = foresee_image(spec, data_dir)
+    if image is not None:
+        check_disk_size(image, spec.disk_size)
+    check_writable(data_dir)
 
 
 def _check_listed(binary: str, option: str, value: str | None) -> None:

@@ -9,51 +9,34 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from .._core.errors import BadRecord, ImageNotFound, PortUnavailable
+from .._core.errors import BadRecord, PortUnavailable
 from .._core.handle import VmHandle
-from .._core.layout import CONSOLE_SOCKET, HOST_KEY, OVERLAY, PRIVATE_KEY, QMP_SOCKET, SEED
-from .._core.spec import CloudInit, PortRange, VmSpec
+from .._core.layout import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET
+from .._core.spec import PortRange, VmSpec
 from .._core.state import VmState
 from .._guest.identity import choose_port, complete_macs, new_id
-from .._guest.iso import write_iso
-from .._guest.keys import make_key_pair
-from .._guest.seed import HostKey, seed_files
-from .._host.files import read_private
+from .._guest.material import make_material
 from .._host.ports import is_free
 from .._host.store import Store
-from .._image.inspect import check_disk_size, inspect_image
+from .._image.inspect import check_disk_size
 from .._image.overlay import create_overlay, grow_overlay
-
-
-def needs_key_pair(spec: VmSpec) -> bool:
-    """Tell whether the user gave no keys, so that the machine gets a pair of its own."""
-    return spec.cloud_init is None or spec.cloud_init.ssh_authorized_keys is None
+from .._image.provide import provide_image
 
 
 def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
     """Make all files of a machine; ``found`` is what an unfinished run has left. The record comes first."""
-    image = inspect_image(_image_path(spec), spec.image_format)
+    image = provide_image(spec, store.data_dir)
     check_disk_size(image, spec.disk_size)
     spec = replace(spec, image_format=image.format)
     handle = reserve(found.evolve(spec=spec) if found else _new_handle(spec, store), store)
-    key = None
-    if needs_key_pair(spec):
-        path = os.path.join(handle.work_dir, PRIVATE_KEY)
-        key = make_key_pair(path, comment=spec.name)
-        handle = handle.evolve(private_key_path=path)
-    host_key = _host_key(handle)
-    if host_key is not None:
-        handle = handle.evolve(host_key=" ".join(host_key.public.split()[:2]))
-    seed = os.path.join(handle.work_dir, SEED)
-    cloud_init = spec.cloud_init or CloudInit()
-    write_iso(seed, seed_files(cloud_init, handle.name, handle.id, key, host_key))
+    handle = make_material(handle)
     overlay = os.path.join(handle.work_dir, OVERLAY)
     size = spec.disk_size or image.virtual_size
     # What was left half way has never been started: its disk holds nothing yet, and may have another size.
     if found or not os.path.exists(overlay):
         create_overlay(overlay, image, size)
-    paths = {"overlay_path": overlay, "seed_iso_path": seed}
-    return store.save(handle.evolve(state=VmState.PREPARED, disk_bytes=size, **paths))
+    disk = {"overlay_path": overlay, "disk_bytes": size, "base_image": image.path}
+    return store.save(handle.evolve(state=VmState.PREPARED, **disk))
 
 
 def update(spec: VmSpec, found: VmHandle, store: Store, running: bool) -> VmHandle:
@@ -128,18 +111,3 @@ def _new_handle(spec: VmSpec, store: Store) -> VmHandle:
         qmp_socket=os.path.join(work_dir, QMP_SOCKET),
         console_socket=os.path.join(work_dir, CONSOLE_SOCKET),
     )
-
-
-def _image_path(spec: VmSpec) -> str:
-    if spec.image is None:
-        raise ImageNotFound(f"The record of the VM '{spec.name}' names no image.", option="image")
-    return spec.image
-
-
-def _host_key(handle: VmHandle) -> HostKey | None:
-    cloud_init = handle.spec.cloud_init
-    if cloud_init is None or not cloud_init.ssh_host_key:
-        return None
-    path = os.path.join(handle.work_dir, HOST_KEY)
-    public = make_key_pair(path, comment=handle.name)
-    return HostKey(read_private(path).decode(), public)
