@@ -142,13 +142,12 @@ def _agent(fds: Descriptors) -> list[str]:
 
 
 def _disks(vm: VmHandle) -> list[str]:
-    spec = vm.spec
     root = {
         "driver": "qcow2",
         "node-name": "disk0",
         "discard": "unmap",
         "file": {"driver": "file", "filename": vm.overlay_path, "discard": "unmap"},
-        "backing": _base_image(spec),
+        "backing": _base_image(vm),
     }
     arguments = ["-blockdev", _json(root), "-device", "virtio-blk-pci,drive=disk0,bootindex=1"]
     if vm.seed_iso_path is not None:
@@ -159,9 +158,10 @@ def _disks(vm: VmHandle) -> list[str]:
     return arguments
 
 
-def _base_image(spec: VmSpec) -> Mapping[str, Any]:
+def _base_image(vm: VmHandle) -> Mapping[str, Any]:
+    spec = vm.spec
     # Named here with its format, so that nothing is read from the overlay's header or guessed from the image.
-    file = {"driver": "file", "filename": spec.image, "read-only": True}
+    file = {"driver": "file", "filename": vm.base_image or spec.image, "read-only": True}
     base = {"driver": spec.image_format, "node-name": "image", "read-only": True, "file": file}
     return {**base, "backing": None} if spec.image_format == "qcow2" else base
 
