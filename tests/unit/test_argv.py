@@ -47,6 +47,7 @@ def machine(folder="/data/vms/web1", **spec):
     """Return a machine with a plain spec but for what is given."""
     plain = {"cpu": None, "machine": None, "vnc": False}
     return FULL_HANDLE.evolve(
+        base_image=None,  # records of older releases name none
         spec=replace(FULL_SPEC, **{**plain, **spec}),
         overlay_path=f"{folder}/overlay.qcow2",
         seed_iso_path=f"{folder}/seed.iso",
@@ -58,6 +59,10 @@ CASES = {
     "kvm": (machine(), KVM),
     "no_network": (machine(networks=()), TCG),
     "vnc": (machine(vnc=True), replace(KVM, vnc_password="/data/vms/web1/vnc.password")),
+    "fetched": (
+        machine(image="https://example.org/a.qcow2").evolve(base_image="/data/images/a.qcow2"),
+        TCG,
+    ),
     "raw_base": (machine(image="/srv/images/base.raw", image_format="raw"), TCG),
     "no_seed": (machine().evolve(seed_iso_path=None), TCG),
     "machine_and_cpu": (
