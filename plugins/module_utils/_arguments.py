@@ -37,6 +37,7 @@ _NETWORK: Spec = {
         "default": "virtio",
     },
     "mtu": {"type": "int"},
+    "connected": {"type": "bool", "default": True},
     "port_forwards": {"type": "list", "elements": "dict", "options": _PORT_FORWARD},
 }
 
@@ -54,6 +55,29 @@ _PROPOLIS: Spec = {
     "zone_dir": {"type": "path"},
     "control_link": {"type": "str"},
     "control_network": {"type": "str"},
+}
+
+_DISK: Spec = {
+    "name": {"type": "str", "required": True},
+    "size": {"type": "str"},
+    "image": {"type": "str"},
+    "format": {"type": "str", "choices": ["qcow2", "raw"]},
+    "bus": {"type": "str", "choices": ["virtio-blk", "virtio-scsi", "nvme", "sata"]},
+    "cache": {
+        "type": "str",
+        "choices": ["none", "writeback", "writethrough", "directsync", "unsafe"],
+    },
+    "aio": {"type": "str", "choices": ["threads", "native", "io_uring"]},
+    "discard": {"type": "bool"},
+    "serial": {"type": "str"},
+    "readonly": {"type": "bool"},
+    "boot_index": {"type": "int"},
+    "iops": {"type": "int"},
+    "iops_read": {"type": "int"},
+    "iops_write": {"type": "int"},
+    "bps": {"type": "int"},
+    "bps_read": {"type": "int"},
+    "bps_write": {"type": "int"},
 }
 
 _CLOUD_INIT: Spec = {
@@ -90,6 +114,13 @@ VM: Spec = {
     "accelerator": {"type": "str", "choices": ["auto", "kvm", "tcg"]},
     "cpu": {"type": "str"},
     "machine": {"type": "str"},
+    "disks": {"type": "list", "elements": "dict", "options": _DISK},
+    "unlisted_disks": {"type": "str", "choices": ["keep", "detach"], "default": "keep"},
+    "delete_detached_disks": {"type": "bool", "default": False},
+    "cdrom": {"type": "str"},
+    "vcpus_max": {"type": "int"},
+    "memory_max": {"type": "str"},
+    "apply": {"type": "str", "choices": ["live", "next_start", "restart"], "default": "live"},
     "vnc": {"type": "bool"},
     "propolis": {"type": "dict", "options": _PROPOLIS},
     "labels": {"type": "dict"},

@@ -65,6 +65,9 @@ def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
         stop_timeout=float(params["stop_timeout"]),
         force=bool(params["force"]),
         wait_for=params["wait_for"] if goal.ends_running else "running",
+        apply=params["apply"],
+        detach_unlisted=params["unlisted_disks"] == "detach",
+        delete_detached=bool(params["delete_detached_disks"]),
     )
 
 

@@ -42,6 +42,10 @@ def _act(step: Step, plan: Plan, hypervisor: Hypervisor, before: Outcome) -> Out
     handle = before.handle
     if handle is None:
         return before
+    if step.verb is Verb.CHANGE:
+        return Outcome(hypervisor.change(handle, plan.changes, plan.running or plan.spec))
+    if step.verb is Verb.DISCARD:
+        return Outcome(hypervisor.discard(handle))
     if step.verb is Verb.DESTROY:
         return Outcome(None, tuple(hypervisor.destroy(handle)))
     if step.verb is Verb.STOP:

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .live import Hotplug
 from .networks import MODELS
 from .spec import VmSpec
 
 _NOTHING = VmSpec(name="")
+_NO_HOTPLUG = Hotplug()
 # An option at this value asks for nothing.
 _NEUTRAL: Mapping[str, Any] = {"accelerator": "auto", "vnc": False}
 
@@ -27,6 +29,7 @@ class Features:
     network_models: tuple[str, ...] = tuple(MODELS)
     accelerators: tuple[str, ...] = ()
     needs_image: bool = True
+    hotplug: Hotplug = _NO_HOTPLUG
     unsupported: tuple[str, ...] = ()  # fields of VmSpec that it has nothing for
     defaults: VmSpec = _NOTHING  # of new machines, where they are not the same everywhere
 

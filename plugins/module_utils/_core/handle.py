@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
+from .disks import Disk, DiskRecord
 from .errors import BadRecord
 from .networks import AddressFilter, Network, PortForward
 from .propolis import ZVOLS, PropolisOptions, PropolisRecord
@@ -54,6 +55,7 @@ class VmHandle:
     disk_format: str = "qcow2"
     base_image: str | None = None  # the file that the disk rests on or was made from
     propolis: PropolisRecord | None = None
+    disks: Mapping[str, DiskRecord] = field(default_factory=dict)  # besides the system disk
     stopped_by: str | None = None  # how the last run ended: the rung of the ladder that was needed
 
     @property
@@ -128,9 +130,11 @@ def load(raw: bytes, path: str) -> VmHandle:
         data = {key: value for key, value in data.items() if key in known}
         booted = data.pop("booted", None)
         record = data.pop("propolis", None)
+        disks = data.pop("disks", None) or {}
         handle = VmHandle(
             **{**data, "spec": _spec(data["spec"]), "state": VmState(data["state"])},
             booted=None if booted is None else _spec(booted),
+            disks={name: DiskRecord(**row) for name, row in disks.items()},
             propolis=None if record is None else PropolisRecord(**record),
         )
         _check_types(handle)
@@ -149,6 +153,8 @@ def _spec(data: Mapping[str, Any]) -> VmSpec:
         values["addresses"] = AddressFilter(**{**addresses, **lists})
     if values.get("ssh_port_range") is not None:
         values["ssh_port_range"] = PortRange(**values["ssh_port_range"])
+    if values.get("disks") is not None:
+        values["disks"] = tuple(Disk(**disk) for disk in values["disks"])
     if values.get("propolis") is not None:
         values["propolis"] = PropolisOptions(**values["propolis"])
     if values.get("cloud_init") is not None:

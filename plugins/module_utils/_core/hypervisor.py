@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from .features import Features
 from .handle import VmHandle
+from .live import Change
 from .spec import VmSpec
 from .state import VmState
 from .vm import ConsoleEndpoint, Vm
@@ -34,6 +36,15 @@ class Hypervisor(Protocol):
         What is complete already is kept, so a preparation that was cut off is finished. A new machine of which
         the preparation fails leaves nothing behind.
         """
+
+    def change(self, vm: VmHandle, changes: Sequence[Change], running: VmSpec) -> VmHandle:
+        """Make the changes to the running machine, in order; ``running`` is what it has then.
+
+        What was made is recorded even if a later one fails.
+        """
+
+    def discard(self, vm: VmHandle) -> VmHandle:
+        """Delete the disks that were made for the machine and that its spec no longer has."""
 
     def start(self, vm: VmHandle) -> VmHandle:
         """Start the prepared or stopped machine; return when its monitor says that it runs."""

@@ -55,6 +55,7 @@ class Network:
     mtu: int | None = None
     port_forwards: tuple[PortForward, ...] = ()
     link: str | None = None  # of type vnic: what the VNIC is made over
+    connected: bool = True  # whether the cable is plugged in
     vlan: int | None = None  # of type vnic: the VLAN that its frames belong to
 
 
@@ -120,6 +121,7 @@ def _network(index: int, item: Mapping[str, Any]) -> Network:
         interface=_matching(f"{option}.interface", _INTERFACE, item.get("interface")),
         link=_matching(f"{option}.link", _LINK, item.get("link")),
         vlan=_between(f"{option}.vlan", item.get("vlan"), 1, 4094),
+        connected=True if item.get("connected") is None else item["connected"],
         mac=_mac(f"{option}.mac", item.get("mac")),
         model=item.get("model") or "virtio",
         mtu=_between(f"{option}.mtu", item.get("mtu"), 576, 65521),

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .changes import Effect, check_change, differing, option_name
+from .changes import Effect, check_change, differing, option_name, pending
 from .errors import CannotChange, InvalidSpec, NoImage, Unsupported
 from .features import Features
+from .live import Change, Live, live_changes
 from .spec import VmSpec
 from .state import Goal, Verb, VmState
 from .vm import Vm, predict_vm, show_options, show_vm
@@ -88,6 +89,11 @@ class Power:
     stop_timeout: float = 30.0
     force: bool = False
     wait_for: str = "running"
+    detach_unlisted: bool = False  # disks that the task does not list
+    delete_detached: bool = False
+    apply: str = (
+        "live"  # or next_start: touch nothing that runs; or restart: once, if something needs it
+    )
 
 
 @dataclass(frozen=True)
@@ -107,9 +113,11 @@ class Plan:
     state: VmState  # once the steps are done
     before: Mapping[str, Any]
     after: Mapping[str, Any]
-    predicted: Mapping[str, Any]  # the ``vm`` dictionary as it will be
+    changes: tuple[Change, ...] = ()  # of the running machine
+    running: VmSpec | None = None  # what it has once they are made
     restart_required: bool = False
     restart_reasons: tuple[str, ...] = ()
+    predicted: Mapping[str, Any] = field(default_factory=dict)  # the ``vm`` dictionary, then
 
     @property
     def changed(self) -> bool:
@@ -124,29 +132,39 @@ class Plan:
 
 def make_plan(wish: VmSpec, power: Power, found: Vm | None, tag: str, features: Features) -> Plan:
     """Decide what is to be done. Raises when the wish cannot be met, before anything is touched."""
-    spec = replace(_complete(wish, found, power.goal, features), backend=tag)
+    spec = replace(_complete(wish, found, power, features), backend=tag)
     if power.goal is not Goal.ABSENT:
         _check_features(wish, spec, power.goal, tag, features)
     state = found.state if found else VmState.DESTROYED
-    verbs = _verbs(spec, power, found)
+    live = _live(spec, power, found, features)
+    verbs = _verbs(spec, power, found, live)
+    if live.changes and Verb.CHANGE not in verbs:
+        live = (
+            Live(live.becomes)
+            if found is None
+            else Live(found.actual, (), pending(found.actual, spec))
+        )
     if power.wait_for in ("ip", "ssh"):
         _check_reachable(spec, found, verbs)
     steps = tuple(Step(verb, _patience(verb, verbs, power)) for verb in verbs)
     after = _state_after(state, verbs)
-    reasons = _restart_reasons(spec, found, verbs, after)
-    return Plan(
+    reasons = _restart_reasons(found, verbs, after, live)
+    plan = Plan(
         spec=spec,
         steps=steps,
         state=after,
         before=show_options(found.handle.spec, tag, state) if found else {},
         after=show_options(spec, tag, after),
-        predicted=_predict(spec, found, tag, verbs, after),
+        changes=live.changes,
+        running=live.becomes,
         restart_required=bool(reasons),
         restart_reasons=reasons,
     )
+    return replace(plan, predicted=_predict(plan, found, tag))
 
 
-def _complete(wish: VmSpec, found: Vm | None, goal: Goal, features: Features) -> VmSpec:
+def _complete(wish: VmSpec, found: Vm | None, power: Power, features: Features) -> VmSpec:
+    goal = power.goal
     if found is None:
         if goal is not Goal.ABSENT and features.needs_image and wish.image is None:
             raise NoImage(
@@ -162,6 +180,11 @@ def _complete(wish: VmSpec, found: Vm | None, goal: Goal, features: Features) ->
             option="backend",
         )
     spec = wish.over(handle.spec)
+    if power.detach_unlisted and wish.disks is not None:
+        listed = {disk.name for disk in wish.disks}
+        spec = replace(spec, disks=tuple(d for d in spec.disks or () if d.name in listed))
+    if spec.disks is not None:
+        spec = replace(spec, disks=tuple(disk.completed() for disk in spec.disks))
     if handle.spec.disk_size is None and spec.disk_size == handle.disk_bytes:
         spec = replace(spec, disk_size=None)  # the size that it has anyway
     check_change(handle.spec, spec, handle.disk_bytes, handle.ssh_host_port)
@@ -200,7 +223,15 @@ def _unsupported(option: str, tag: str) -> Unsupported:
     return Unsupported(f"{option} is not available on backend {tag}.", option=option)
 
 
-def _verbs(spec: VmSpec, power: Power, found: Vm | None) -> tuple[Verb, ...]:
+def _live(spec: VmSpec, power: Power, found: Vm | None, features: Features) -> Live:
+    if found is None or not found.state.has_process or power.goal is Goal.ABSENT:
+        return Live(spec)
+    if power.apply == "next_start" or found.state is not VmState.RUNNING:
+        return Live(found.actual, (), pending(found.actual, spec))
+    return live_changes(found.actual, spec, features.hotplug)
+
+
+def _verbs(spec: VmSpec, power: Power, found: Vm | None, live: Live) -> tuple[Verb, ...]:
     state = found.state if found else VmState.DESTROYED
     verbs = STEPS[state, power.goal]
     if found is None or power.goal is Goal.ABSENT:
@@ -209,13 +240,29 @@ def _verbs(spec: VmSpec, power: Power, found: Vm | None) -> tuple[Verb, ...]:
         verbs = _RESUME
     if power.force and verbs[:2] == _RESUME + _STOP:
         verbs = verbs[1:]  # a power cut needs no guest that listens
+    if live.waiting and power.apply == "restart" and _may_restart(state, verbs):
+        verbs = _STOP + _START
     if Verb.PREPARE not in verbs and _needs_update(found.handle.spec, spec):
         verbs = _insert_update(verbs)
+    if live.changes and verbs in ((), _PREPARE):
+        verbs += (Verb.CHANGE,)
+    if power.delete_detached and _detached(spec, found, verbs):
+        verbs += (Verb.DISCARD,)
     return verbs
 
 
+def _detached(spec: VmSpec, found: Vm, verbs: tuple[Verb, ...]) -> set[str]:
+    """Return the names of the disks that were made and that nothing has any more once the steps are done."""
+    kept = {disk.name for disk in spec.disks or ()}
+    return set(found.handle.disks) - kept
+
+
+def _may_restart(state: VmState, verbs: tuple[Verb, ...]) -> bool:
+    return state is VmState.RUNNING and not verbs
+
+
 def _needs_update(old: VmSpec, new: VmSpec) -> bool:
-    return any(differing(old, new, effect) for effect in (Effect.AT_ONCE, Effect.NEXT_START))
+    return bool(differing(old, new, Effect.AT_ONCE, Effect.LIVE, Effect.NEXT_START))
 
 
 def _insert_update(verbs: tuple[Verb, ...]) -> tuple[Verb, ...]:
@@ -239,27 +286,24 @@ def _state_after(state: VmState, verbs: tuple[Verb, ...]) -> VmState:
 
 
 def _restart_reasons(
-    spec: VmSpec, found: Vm | None, verbs: tuple[Verb, ...], after: VmState
+    found: Vm | None, verbs: tuple[Verb, ...], after: VmState, live: Live
 ) -> tuple[str, ...]:
     if found is None or Verb.START in verbs or not after.has_process:
         return ()
-    return tuple(
-        option_name(field) for field in differing(found.handle.booted or found.handle.spec, spec)
-    )
+    return tuple(option_name(field) for field in live.waiting)
 
 
-def _predict(
-    spec: VmSpec, found: Vm | None, tag: str, verbs: tuple[Verb, ...], after: VmState
-) -> Mapping[str, Any]:
+def _predict(plan: Plan, found: Vm | None, tag: str) -> Mapping[str, Any]:
+    spec, after, verbs = plan.spec, plan.state, {step.verb for step in plan.steps}
     if found is None or after is VmState.DESTROYED:
         return predict_vm(spec, tag, after)
-    handle = found.handle.evolve(spec=spec, booted=found.handle.booted or found.handle.spec)
-    if Verb.START in verbs:
-        handle = handle.evolve(booted=spec)
-    if spec.disk_size is not None and (Verb.START in verbs or not after.has_process):
-        handle = handle.evolve(disk_bytes=spec.disk_size)
+    handle = found.handle.evolve(spec=spec, booted=spec if Verb.START in verbs else plan.running)
+    if Verb.START in verbs or not after.has_process:
+        handle = handle.evolve(disk_bytes=spec.disk_size or handle.disk_bytes)
+    elif Verb.CHANGE in verbs and plan.running is not None:
+        handle = handle.evolve(disk_bytes=plan.running.disk_size or handle.disk_bytes)
     if not {Verb.STOP, Verb.START}.isdisjoint(verbs):  # what the next process is like, nobody knows
         handle = handle.evolve(accelerator=None, accelerator_reason=None, stopped_by=None)
         return show_vm(Vm(handle, after))
     kept_state = found.run_state if after is found.state else None
-    return show_vm(replace(found, handle=handle, state=after, run_state=kept_state))
+    return show_vm(replace(found, handle=handle, state=after, run_state=kept_state, facts=None))

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+from .disks import Disk, disks_from_params, merged
 from .errors import InvalidMemory, InvalidName, InvalidSpec, InvalidVcpus
 from .networks import AddressFilter, Network, address_filter_from_params, networks_from_params
 from .propolis import PropolisOptions, propolis_from_params
@@ -83,6 +84,10 @@ class VmSpec:
     description: str | None = None
     image_checksum: str | None = None
     propolis: PropolisOptions | None = None
+    disks: tuple[Disk, ...] | None = None  # besides the one that is made from the image
+    cdrom: str | None = None  # "" is an empty drive
+    vcpus_max: int | None = None  # up to here a running machine gets more
+    memory_max_mib: int | None = None
 
     @property
     def has_user_network(self) -> bool:
@@ -100,7 +105,8 @@ class VmSpec:
         cloud_init = spec.cloud_init or CloudInit()
         if cloud_init.user is None and not isinstance(cloud_init.user_data, str):
             cloud_init = replace(cloud_init, user=DEFAULT_USER)
-        return replace(spec, cloud_init=cloud_init)
+        disks = tuple(disk.completed() for disk in spec.disks or ())
+        return replace(spec, cloud_init=cloud_init, disks=disks)
 
     def over(self, base: VmSpec) -> VmSpec:
         """Return this wish with each option that was left open taken from ``base``."""
@@ -109,6 +115,8 @@ class VmSpec:
             spec = replace(spec, cloud_init=_over(self.cloud_init, base.cloud_init))
         if self.propolis is not None and base.propolis is not None:
             spec = replace(spec, propolis=_over(self.propolis, base.propolis))
+        if self.disks is not None and base.disks is not None:
+            spec = replace(spec, disks=merged(self.disks, base.disks))
         return spec
 
 
@@ -165,25 +173,39 @@ def spec_from_params(params: Mapping[str, Any]) -> VmSpec:
         description=params.get("description"),
         image_checksum=params.get("image_checksum"),
         propolis=propolis_from_params(params.get("propolis")),
+        disks=disks_from_params(params.get("disks")),
+        cdrom=_cdrom(params.get("cdrom")),
+        vcpus_max=_vcpus(params.get("vcpus_max"), "vcpus_max"),
+        memory_max_mib=_memory(params.get("memory_max"), "memory_max"),
     )
 
 
-def _vcpus(value: int | None) -> int | None:
+def _vcpus(value: int | None, option: str = "vcpus") -> int | None:
     if value is not None and not 1 <= value <= MAX_VCPUS:
-        raise InvalidVcpus(f"vcpus: {value} is not between 1 and {MAX_VCPUS}.", option="vcpus")
+        raise InvalidVcpus(f"{option}: {value} is not between 1 and {MAX_VCPUS}.", option=option)
     return value
 
 
-def _memory(value: str | int | None) -> int | None:
+def _cdrom(value: str | None) -> str | None:
+    if value and not value.startswith("/"):
+        raise InvalidSpec(
+            f"cdrom: {value!r} is not an absolute path.",
+            "Give the path of an ISO image, or an empty string for an empty drive.",
+            option="cdrom",
+        )
+    return value
+
+
+def _memory(value: str | int | None, option: str = "memory") -> int | None:
     if value is None:
         return None
     try:
         size = parse_size(value, bare_unit=MIB)
     except ValueError as exc:
-        raise InvalidMemory(f"memory: {exc}.", option="memory") from exc
+        raise InvalidMemory(f"{option}: {exc}.", option=option) from exc
     if size < MIB or size % MIB:
         raise InvalidMemory(
-            f"memory: '{value}' is not a positive whole number of MiB.", option="memory"
+            f"{option}: '{value}' is not a positive whole number of MiB.", option=option
         )
     return size // MIB
 

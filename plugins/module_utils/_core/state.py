@@ -46,6 +46,8 @@ class Verb(str, Enum):
     """One step towards a goal, named as in the ``Hypervisor`` protocol."""
 
     PREPARE = "prepare"
+    CHANGE = "change"
+    DISCARD = "discard"
     START = "start"
     STOP = "stop"
     SUSPEND = "suspend"

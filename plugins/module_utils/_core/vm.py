@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .changes import differing
+from .changes import pending
+from .disks import Disk
 from .handle import VmHandle
 from .layout import CONSOLE_LOG, PROPOLIS_LOG, QEMU_LOG
+from .live import LiveFacts, actual_spec
 from .networks import Network
 from .sizes import MIB, show_size
 from .spec import CloudInit, VmSpec
@@ -53,12 +55,18 @@ class Vm:
     console: ConsoleEndpoint = ConsoleEndpoint()
     vnc: VncEndpoint | None = None
     warnings: tuple[str, ...] = ()
+    facts: LiveFacts | None = None
+
+    @property
+    def actual(self) -> VmSpec:
+        """What the running machine really has, or one that does not run will have."""
+        booted = self.handle.booted if self.state.has_process else None
+        return self.handle.spec if booted is None else actual_spec(booted, self.facts)
 
     @property
     def plugged(self) -> tuple[Network, ...]:
         """The network cards that it has right now, or will have when it starts."""
-        booted = self.handle.booted if self.state.has_process else None
-        return (booted or self.handle.spec).networks or ()
+        return self.actual.networks or ()
 
     @property
     def ip_address(self) -> str | None:
@@ -76,12 +84,7 @@ class Vm:
     @property
     def restart_required(self) -> bool:
         """Tell whether the process runs with options that have been changed since."""
-        booted = self.handle.booted
-        return (
-            self.state.has_process
-            and booted is not None
-            and bool(differing(booted, self.handle.spec))
-        )
+        return self.state.has_process and bool(pending(self.actual, self.handle.spec))
 
 
 def show_vm(vm: Vm) -> dict[str, Any]:
@@ -147,15 +150,19 @@ def _show_identity(name: str, spec: VmSpec, backend: str) -> dict[str, Any]:
 
 
 def _show_disks(handle: VmHandle) -> list[dict[str, Any]]:
+    more = [
+        {"name": name, "path": r.path, "format": r.format, "size": r.size, "image": r.base_image}
+        for name, r in handle.disks.items()
+    ]
     if handle.disk_path is None:
-        return []
+        return more
     disk = {
         "name": "disk0",
         "path": handle.disk_path,
         "format": handle.disk_format,
         "size": handle.disk_bytes,
     }
-    return [{**disk, "image": handle.spec.image}]
+    return [{**disk, "image": handle.spec.image}, *more]
 
 
 def _show_networks(vm: Vm) -> list[dict[str, Any]]:
@@ -213,6 +220,10 @@ def show_options(spec: VmSpec, backend: str, state: VmState) -> Mapping[str, Any
         "image_format": spec.image_format,
         "vcpus": spec.vcpus,
         "memory": None if spec.memory_mib is None else show_size(spec.memory_mib * MIB),
+        "disks": [_show_disk(disk) for disk in spec.disks or ()],
+        "cdrom": spec.cdrom,
+        "vcpus_max": spec.vcpus_max,
+        "memory_max": None if spec.memory_max_mib is None else show_size(spec.memory_max_mib * MIB),
         "disk_size": None if spec.disk_size is None else show_size(spec.disk_size),
         "networks": [_show_network(network) for network in spec.networks or ()],
         "addresses": None if spec.addresses is None else asdict(spec.addresses),
@@ -226,6 +237,12 @@ def show_options(spec: VmSpec, backend: str, state: VmState) -> Mapping[str, Any
         "labels": dict(spec.labels or {}),
         "description": spec.description or "",
     }
+
+
+def _show_disk(disk: Disk) -> dict[str, Any]:
+    size = None if disk.size is None else show_size(disk.size)
+    shown = {**asdict(disk), "size": size}
+    return {key: value for key, value in shown.items() if value is not None}
 
 
 def _show_cloud_init(cloud_init: CloudInit) -> Mapping[str, Any]:

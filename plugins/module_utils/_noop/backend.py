@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .._core.disks import SYSTEM_DISK, DiskRecord
 from .._core.errors import NoGuestAddress
 from .._core.features import Features
 from .._core.handle import VmHandle
+from .._core.live import Change, Hotplug
 from .._core.spec import PortRange, VmSpec
 from .._core.state import VmState
 from .._core.vm import ConsoleEndpoint, Vm
@@ -29,6 +32,16 @@ class NoopBackend:
         network_types=("user", "bridge", "tap", "vnic"),
         accelerators=("kvm", "tcg"),
         needs_image=False,
+        hotplug=Hotplug(
+            vcpus=True,
+            memory=True,
+            disk_size=True,
+            limits=True,
+            cdrom=True,
+            disk_buses=("virtio-blk", "virtio-scsi", "nvme"),
+            network_types=("user", "bridge", "tap", "vnic"),
+            cable=True,
+        ),
     )
 
     def __init__(self, store: Store) -> None:
@@ -43,7 +56,9 @@ class NoopBackend:
         handle = found or VmHandle(
             id=new_id(self.tag), name=spec.name, backend=self.tag, work_dir=work_dir, spec=spec
         )
-        handle = handle.evolve(spec=spec, disk_bytes=spec.disk_size)
+        handle = handle.evolve(
+            spec=spec, disk_bytes=self._disk_bytes(handle, spec), disks=_records(handle, spec)
+        )
         handle = complete_macs(handle, ())
         if spec.has_user_network and handle.ssh_host_port is None:
             ports = spec.ssh_port_range or PortRange()
@@ -58,6 +73,17 @@ class NoopBackend:
         return self._become(
             vm.evolve(booted=vm.spec, stopped_by=None, accelerator_reason=reason), VmState.RUNNING
         )
+
+    def change(self, vm: VmHandle, changes: Sequence[Change], running: VmSpec) -> VmHandle:
+        """Record that it runs with these."""
+        size = running.disk_size or vm.disk_bytes
+        return self._store.save(vm.evolve(booted=running, disk_bytes=size))
+
+    def discard(self, vm: VmHandle) -> VmHandle:
+        """Forget the disks that its spec no longer has."""
+        kept = {disk.name for disk in vm.spec.disks or ()}
+        disks = {name: record for name, record in vm.disks.items() if name in kept}
+        return self._store.save(vm.evolve(disks=disks))
 
     def stop(self, vm: VmHandle, timeout: float) -> VmHandle:
         """Record that it is stopped."""
@@ -103,8 +129,20 @@ class NoopBackend:
             return there
         return replace(there, addresses={network.name: (LOOPBACK,) for network in there.plugged})
 
+    @staticmethod
+    def _disk_bytes(vm: VmHandle, spec: VmSpec) -> int | None:
+        return vm.disk_bytes if vm.state.has_process else spec.disk_size
+
     def _become(self, vm: VmHandle, state: VmState) -> VmHandle:
         return self._store.save(vm.evolve(state=state))
+
+
+def _records(vm: VmHandle, spec: VmSpec) -> dict[str, DiskRecord]:
+    made = dict(vm.disks)
+    for disk in spec.disks or ():
+        if disk.name != SYSTEM_DISK:
+            made[disk.name] = DiskRecord("", disk.format or "qcow2", disk.size or 0, disk.image)
+    return made
 
 
 if TYPE_CHECKING:

@@ -1,0 +1,169 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Disks as a task asks for them. A disk is known by its name for as long as it exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from .errors import InvalidSpec
+from .sizes import GIB, parse_size
+
+SYSTEM_DISK = "disk0"  # the one that is made from the image
+BUSES = ("virtio-blk", "virtio-scsi", "nvme", "sata")
+MAX_DISKS = 16
+LIMITS = ("iops", "iops_read", "iops_write", "bps", "bps_read", "bps_write")
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,14}")
+_SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")  # what virtio-blk has room for
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One disk. ``None`` means left open. Sizes in bytes, limits per second."""
+
+    name: str
+    size: int | None = None
+    image: str | None = None
+    format: str | None = None
+    bus: str | None = None
+    cache: str | None = None
+    aio: str | None = None
+    discard: bool | None = None
+    serial: str | None = None
+    readonly: bool | None = None
+    boot_index: int | None = None
+    iops: int | None = None
+    iops_read: int | None = None
+    iops_write: int | None = None
+    bps: int | None = None
+    bps_read: int | None = None
+    bps_write: int | None = None
+
+    def over(self, base: Disk) -> Disk:
+        """Return this disk with each option that was left open taken from ``base``."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+    def completed(self) -> Disk:
+        """Return this disk with the defaults of a new one where it left options open."""
+        return self.over(replace(_DEFAULTS, name=self.name))
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Return the limits, 0 meaning none."""
+        return {name: getattr(self, name) or 0 for name in LIMITS}
+
+
+_DEFAULTS = Disk(
+    name="",
+    format="qcow2",
+    bus="virtio-blk",
+    cache="writeback",
+    aio="threads",
+    discard=True,
+    readonly=False,
+)
+
+
+@dataclass(frozen=True)
+class DiskRecord:
+    """A disk that was made: where it lies and what it holds."""
+
+    path: str
+    format: str
+    size: int  # bytes
+    base_image: str | None = None
+    base_format: str | None = None
+
+
+def merged(wish: Sequence[Disk] | None, base: Sequence[Disk] | None) -> tuple[Disk, ...] | None:
+    """Return the disks of ``base`` brought to what ``wish`` says of them, and its new ones behind them."""
+    if wish is None or base is None:
+        return tuple(wish) if base is None and wish is not None else base and tuple(base)
+    wanted = {disk.name: disk for disk in wish}
+    known = [wanted.pop(old.name).over(old) if old.name in wanted else old for old in base]
+    return (*known, *wanted.values())
+
+
+def disks_from_params(items: Sequence[Mapping[str, Any]] | None) -> tuple[Disk, ...] | None:
+    """Read the option ``disks``; raise ``InvalidSpec`` naming the first suboption that makes no sense."""
+    if items is None:
+        return None
+    if len(items) > MAX_DISKS:
+        raise InvalidSpec(f"disks: at most {MAX_DISKS} are possible.", option="disks")
+    disks = tuple(_disk(f"disks[{index}]", item) for index, item in enumerate(items))
+    for field in ("name", "serial", "boot_index"):
+        values = [getattr(disk, field) for disk in disks]
+        for index, value in enumerate(values):
+            if value is not None and value in values[:index]:
+                option = f"disks[{index}].{field}"
+                raise InvalidSpec(f"{option}: {value} is there twice.", option=option)
+    return disks
+
+
+def _disk(option: str, item: Mapping[str, Any]) -> Disk:
+    name = _matching(f"{option}.name", _NAME, item["name"])
+    if name == SYSTEM_DISK:
+        for suboption, instead in (("size", "disk_size"), ("image", "image")):
+            if item.get(suboption) is not None:
+                raise _invalid(
+                    f"{option}.{suboption}",
+                    f"the disk {SYSTEM_DISK} is made by the option {instead}",
+                )
+    if item.get("readonly") and name == SYSTEM_DISK:
+        raise _invalid(f"{option}.readonly", "the guest's own disk is written")
+    return Disk(
+        name=name or "",
+        size=_size(f"{option}.size", item.get("size")),
+        image=item.get("image"),
+        format=item.get("format"),
+        bus=item.get("bus"),
+        cache=item.get("cache"),
+        aio=_aio(option, item),
+        discard=item.get("discard"),
+        serial=_matching(f"{option}.serial", _SERIAL, item.get("serial")),
+        readonly=item.get("readonly"),
+        boot_index=_at_least(f"{option}.boot_index", item.get("boot_index"), 0),
+        **{limit: _at_least(f"{option}.{limit}", item.get(limit), 0) for limit in LIMITS},
+    )
+
+
+def _aio(option: str, item: Mapping[str, Any]) -> str | None:
+    aio: str | None = item.get("aio")
+    if aio == "native" and item.get("cache") not in ("none", "directsync"):
+        raise _invalid(f"{option}.aio", "native needs cache none or directsync")
+    return aio
+
+
+def _size(option: str, value: str | int | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        size = parse_size(value, bare_unit=GIB)
+    except ValueError as exc:
+        raise _invalid(option, str(exc)) from exc
+    if size <= 0 or size % 512:
+        raise _invalid(option, f"'{value}' is not a positive multiple of 512 bytes")
+    return size
+
+
+def _at_least(option: str, value: int | None, least: int) -> int | None:
+    if value is not None and value < least:
+        raise _invalid(option, f"{value} is less than {least}")
+    return value
+
+
+def _matching(option: str, pattern: re.Pattern[str], value: str | None) -> str | None:
+    if value is not None and not pattern.fullmatch(value):
+        raise _invalid(option, f"{value!r} cannot be used")
+    return value
+
+
+def _invalid(option: str, reason: str) -> InvalidSpec:
+    return InvalidSpec(f"{option}: {reason}.", option=option)
