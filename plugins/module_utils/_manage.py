@@ -106,7 +106,7 @@ def _predict(task: Task, router: RouterHypervisor, wish: VmSpec, power: Power) -
         _check(plan, found, hypervisor)
     except Unready as exc:
         task.warnings.append(f"This task would fail now, unless an earlier one changes that: {exc}")
-    return _result(task, plan, found, dict(plan.predicted))
+    return _result(task, plan, found, dict(plan.predicted or {}))
 
 
 def _carry_out(task: Task, router: RouterHypervisor, wish: VmSpec, power: Power) -> dict[str, Any]:

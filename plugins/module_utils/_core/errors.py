@@ -227,6 +227,13 @@ class Busy(VmError):
     default_help = "Wait until it has ended and run the task again."
 
 
+class ChangeFailed(VmError):
+    """The running virtual machine did not take a change."""
+
+    code = "vm_manager.vm.change_failed"
+    default_help = "The change is recorded; state=restarted makes it."
+
+
 class BadRecord(VmError):
     """What an earlier run left on the host cannot be read."""
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .changes import Effect, check_change, differing, option_name, pending
@@ -117,7 +117,7 @@ class Plan:
     running: VmSpec | None = None  # what it has once they are made
     restart_required: bool = False
     restart_reasons: tuple[str, ...] = ()
-    predicted: Mapping[str, Any] = field(default_factory=dict)  # the ``vm`` dictionary, then
+    predicted: Mapping[str, Any] | None = None  # the ``vm`` dictionary, then
 
     @property
     def changed(self) -> bool:
@@ -192,8 +192,8 @@ def _complete(wish: VmSpec, found: Vm | None, power: Power, features: Features) 
 
 
 def _check_features(wish: VmSpec, spec: VmSpec, goal: Goal, tag: str, features: Features) -> None:
-    for field in features.refused(wish):
-        raise _unsupported(option_name(field), tag)
+    for name in features.refused(wish):
+        raise _unsupported(option_name(name), tag)
     for index, network in enumerate(spec.networks or ()):
         if network.type not in features.network_types:
             raise _unsupported(f"networks[{index}].type={network.type}", tag)
@@ -226,7 +226,7 @@ def _unsupported(option: str, tag: str) -> Unsupported:
 def _live(spec: VmSpec, power: Power, found: Vm | None, features: Features) -> Live:
     if found is None or not found.state.has_process or power.goal is Goal.ABSENT:
         return Live(spec)
-    if power.apply == "next_start" or found.state is not VmState.RUNNING:
+    if power.apply == "next_start":
         return Live(found.actual, (), pending(found.actual, spec))
     return live_changes(found.actual, spec, features.hotplug)
 
@@ -244,7 +244,8 @@ def _verbs(spec: VmSpec, power: Power, found: Vm | None, live: Live) -> tuple[Ve
         verbs = _STOP + _START
     if Verb.PREPARE not in verbs and _needs_update(found.handle.spec, spec):
         verbs = _insert_update(verbs)
-    if live.changes and verbs in ((), _PREPARE):
+    goes_on = _state_after(state, verbs) is VmState.RUNNING
+    if live.changes and goes_on and not {Verb.START, Verb.STOP}.intersection(verbs):
         verbs += (Verb.CHANGE,)
     if power.delete_detached and _detached(spec, found, verbs):
         verbs += (Verb.DISCARD,)

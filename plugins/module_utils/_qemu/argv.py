@@ -7,17 +7,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .._core.disks import SYSTEM_DISK
 from .._core.errors import BackendNotAvailable
 from .._core.handle import VmHandle
 from .._core.networks import MODELS, Network
 from .._core.spec import VmSpec
+from .blocks import (
+    CDROM,
+    SCSI,
+    disk_device,
+    disk_node,
+    medium_node,
+    needs_port,
+    system_disk,
+    system_node,
+)
+from .ports import port_devices, port_names
 from .taps import Tap
 
 MACHINES: Mapping[str, str] = {"x86_64": "q35"}
+MEMORY_SLOTS = 32
 TB_SIZE_MIB = 64  # QEMU's own default lets the translation cache of an idle guest take several times its memory
 VNC_DISPLAYS = 99
 _KEYS = {"host_mtu": "host_mtu"}  # the one key that QEMU writes with an underscore
@@ -61,6 +74,7 @@ def machine_for(architecture: str) -> str:
 
 def build_argv(vm: VmHandle, launch: Launch) -> list[str]:
     """Return the command that runs ``vm``."""
+    ports = port_names(vm.spec.machine)
     return [
         launch.binary,
         *_process(vm, launch),
@@ -68,8 +82,10 @@ def build_argv(vm: VmHandle, launch: Launch) -> list[str]:
         *_monitors(launch.fds),
         *_console(launch.fds),
         *_agent(launch.fds),
-        *_disks(vm),
-        *_networks(vm, launch),
+        *_ports(vm.spec),
+        *_networks(vm, launch, ports),
+        *_disks(vm, ports),
+        *_cdrom(vm.spec),
         *_screen(vm.spec, launch.vnc_password),
     ]
 
@@ -81,6 +97,16 @@ def option(head: str, **properties: str | int | None) -> str:
         if value is not None:
             parts.append(f"{_KEYS.get(key, key.replace('_', '-'))}={str(value).replace(',', ',,')}")
     return ",".join(parts)
+
+
+def _device(properties: Mapping[str, Any]) -> list[str]:
+    # All in the same form: QEMU makes those in JSON last, and the order is that in which guests find them.
+    rest = {key: _word(value) for key, value in properties.items() if key != "driver"}
+    return ["-device", option(properties["driver"], **rest)]
+
+
+def _word(value: Any) -> str:
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
 def _json(value: Mapping[str, Any]) -> str:
@@ -106,11 +132,18 @@ def _board(spec: VmSpec, launch: Launch) -> list[str]:
         *("-machine", option(spec.machine or MACHINES["x86_64"], dump_guest_core="off")),
         *("-accel", option(launch.accelerator, tb_size=tb_size)),
         *("-cpu", launch.cpu),
-        *("-smp", str(spec.vcpus)),
-        *("-m", f"{spec.memory_mib}M"),
+        *("-smp", option(str(spec.vcpus), maxcpus=spec.vcpus_max)),
+        *("-m", option(f"{spec.memory_mib}M", **_more_memory(spec))),
         *("-boot", "strict=on"),
         *("-device", "virtio-rng-pci"),
     ]
+
+
+def _more_memory(spec: VmSpec) -> dict[str, str | int | None]:
+    most = spec.memory_max_mib
+    if most is None or most <= (spec.memory_mib or 0):
+        return {}
+    return {"slots": MEMORY_SLOTS, "maxmem": f"{most}M"}
 
 
 def _monitors(fds: Descriptors) -> list[str]:
@@ -141,46 +174,55 @@ def _agent(fds: Descriptors) -> list[str]:
     ]
 
 
-def _disks(vm: VmHandle) -> list[str]:
-    root = {
-        "driver": "qcow2",
-        "node-name": "disk0",
-        "discard": "unmap",
-        "file": {"driver": "file", "filename": vm.overlay_path, "discard": "unmap"},
-        "backing": _base_image(vm),
-    }
-    arguments = ["-blockdev", _json(root), "-device", "virtio-blk-pci,drive=disk0,bootindex=1"]
+def _ports(spec: VmSpec) -> list[str]:
+    return [word for port in port_devices(spec.machine) for word in _device(port)]
+
+
+def _disks(vm: VmHandle, ports: Iterator[str | None]) -> list[str]:
+    system = system_disk(vm)
+    first = {"bootindex": 1, **disk_device(system, None)}
+    arguments = ["-blockdev", _json(system_node(vm)), *_device(first)]
     if vm.seed_iso_path is not None:
         # Not a CD: the kernels of cloud images often lack AHCI. After the root disk, which some expect to be first.
         file = {"driver": "file", "filename": vm.seed_iso_path, "read-only": True}
         seed = {"driver": "raw", "node-name": "seed", "read-only": True, "file": file}
         arguments += ["-blockdev", _json(seed), "-device", "virtio-blk-pci,drive=seed"]
+    listed = [disk for disk in vm.spec.disks or () if disk.name != SYSTEM_DISK]
+    if any(disk.bus == "virtio-scsi" for disk in (system, *listed)):
+        arguments = [*_device({"driver": "virtio-scsi-pci", "id": SCSI}), *arguments]
+    for disk in listed:
+        bus = next(ports) if needs_port(disk) else None
+        arguments += ["-blockdev", _json(disk_node(disk, vm.disks[disk.name]))]
+        arguments += _device(disk_device(disk, bus))
     return arguments
 
 
-def _base_image(vm: VmHandle) -> Mapping[str, Any]:
-    spec = vm.spec
-    # Named here with its format, so that nothing is read from the overlay's header or guessed from the image.
-    file = {"driver": "file", "filename": vm.base_image or spec.image, "read-only": True}
-    base = {"driver": spec.image_format, "node-name": "image", "read-only": True, "file": file}
-    return {**base, "backing": None} if spec.image_format == "qcow2" else base
+def _cdrom(spec: VmSpec) -> list[str]:
+    if spec.cdrom is None:
+        return []
+    if not spec.cdrom:
+        return _device({"driver": "ide-cd", "id": CDROM})
+    medium = medium_node(spec.cdrom)
+    drive = {"driver": "ide-cd", "id": CDROM, "drive": medium["node-name"]}
+    return ["-blockdev", _json(medium), *_device(drive)]
 
 
-def _networks(vm: VmHandle, launch: Launch) -> list[str]:
+def _networks(vm: VmHandle, launch: Launch, ports: Iterator[str | None]) -> list[str]:
     arguments = []
     forward_ssh = True
     for network in vm.spec.networks or ():
         if network.type == "user":
-            arguments += ["-netdev", _user_network(vm, network, forward_ssh)]
+            arguments += ["-netdev", user_network(vm, network, forward_ssh)]
             forward_ssh = False
         else:
             tap = next(tap for tap in launch.taps if tap.network == network.name)
             arguments += ["-netdev", _tap_network(tap)]
-        arguments += ["-device", _card(vm, network, launch)]
+        arguments += ["-device", _card(vm, network, launch, next(ports))]
     return arguments
 
 
-def _user_network(vm: VmHandle, network: Network, forward_ssh: bool) -> str:
+def user_network(vm: VmHandle, network: Network, forward_ssh: bool) -> str:
+    """Return the host's end of a card in user mode."""
     forwards = [f"tcp:127.0.0.1:{vm.ssh_host_port}-:22"] if forward_ssh else []
     forwards += [
         f"{item.protocol}:{item.host_address}:{item.host}-:{item.guest}"
@@ -200,11 +242,13 @@ def _tap_network(tap: Tap) -> str:
     return option("tap", id=tap.network, **ends)
 
 
-def _card(vm: VmHandle, network: Network, launch: Launch) -> str:
+def _card(vm: VmHandle, network: Network, launch: Launch, bus: str | None) -> str:
     queues = max((len(tap.fds) for tap in launch.taps if tap.network == network.name), default=1)
     virtio = network.model == "virtio"
     card = option(
         MODELS[network.model],
+        id=card_id(network.name),
+        bus=bus,
         netdev=network.name,
         mac=vm.mac_of(network),
         host_mtu=network.mtu if virtio else None,
@@ -212,6 +256,11 @@ def _card(vm: VmHandle, network: Network, launch: Launch) -> str:
         vectors=2 * queues + 2 if virtio and queues > 1 else None,
     )
     return card + ",romfile="  # without a boot ROM: machines boot from their disk
+
+
+def card_id(network: str) -> str:
+    """Return the id of a network card's device."""
+    return f"card-{network}"
 
 
 def _screen(spec: VmSpec, password_file: str | None) -> list[str]:

@@ -1,0 +1,136 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Disks in QEMU's words: block nodes and devices, the same on the command line as over QMP. Pure.
+
+Every file is named with its format, so that nothing is read from a header or guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .._core.disks import SYSTEM_DISK, Disk, DiskRecord
+from .._core.handle import VmHandle
+
+Node = dict[str, Any]
+Device = dict[str, Any]
+
+_DRIVERS: Mapping[str, str] = {
+    "virtio-blk": "virtio-blk-pci",
+    "virtio-scsi": "scsi-hd",
+    "nvme": "nvme",
+    "sata": "ide-hd",
+}
+_ON_PCI = ("virtio-blk", "nvme")
+SCSI = "scsi0"  # the controller of disks on virtio-scsi
+CDROM = "cdrom"
+
+
+def node_name(disk: str) -> str:
+    """Return the name of a disk's block node."""
+    return disk if disk == SYSTEM_DISK else f"disk-{disk}"
+
+
+def device_id(disk: str) -> str:
+    """Return the id of a disk's device."""
+    return f"dev-{disk}"
+
+
+def system_disk(vm: VmHandle) -> Disk:
+    """Return how the disk that is made from the image is attached."""
+    listed = {disk.name: disk for disk in vm.spec.disks or ()}
+    return listed.get(SYSTEM_DISK, Disk(SYSTEM_DISK)).completed()
+
+
+def system_node(vm: VmHandle) -> Node:
+    """Return the block node of the disk that is made from the image."""
+    record = DiskRecord(
+        vm.overlay_path or "",
+        "qcow2",
+        vm.disk_bytes or 0,
+        vm.base_image or vm.spec.image,
+        vm.spec.image_format,
+    )
+    node = disk_node(system_disk(vm), record)
+    if record.base_image is not None:
+        node["backing"]["node-name"] = "image"
+    return node
+
+
+def disk_node(disk: Disk, record: DiskRecord) -> Node:
+    """Return the block node of a disk."""
+    discard = "unmap" if disk.discard else "ignore"
+    readonly = {"read-only": True} if disk.readonly else {}
+    cache = {}
+    if disk.cache in ("none", "directsync", "unsafe"):
+        cache = {"cache": {"direct": disk.cache != "unsafe", "no-flush": disk.cache == "unsafe"}}
+    aio = {} if disk.aio in (None, "threads") else {"aio": disk.aio}
+    file = {"driver": "file", "filename": record.path, "discard": discard} | aio | cache | readonly
+    node: Node = {
+        "driver": record.format,
+        "node-name": node_name(disk.name),
+        "discard": discard,
+        **cache,
+        **readonly,
+        "file": file,
+    }
+    if record.base_image is not None:
+        node["backing"] = _base(record)
+    elif record.format == "qcow2":
+        node["backing"] = None
+    return node
+
+
+def _base(record: DiskRecord) -> Node:
+    file = {"driver": "file", "filename": record.base_image, "read-only": True}
+    base = {"driver": record.base_format, "read-only": True, "file": file}
+    return {**base, "backing": None} if record.base_format == "qcow2" else base
+
+
+def disk_device(disk: Disk, bus: str | None) -> Device:
+    """Return the device of a disk; ``bus`` is the PCI port or SATA bus that it is plugged into, if it is told."""
+    kind = disk.bus or "virtio-blk"
+    device: Device = {
+        "driver": _DRIVERS[kind],
+        "id": device_id(disk.name),
+        "drive": node_name(disk.name),
+    }
+    where = f"{SCSI}.0" if kind == "virtio-scsi" else bus
+    if where is not None:
+        device["bus"] = where
+    serial = disk.serial or (disk.name if kind == "nvme" else None)  # nvme wants one
+    if serial is not None:
+        device["serial"] = serial
+    if disk.boot_index is not None:
+        device["bootindex"] = disk.boot_index
+    if kind != "nvme" and disk.cache in ("writethrough", "directsync"):
+        device["write-cache"] = "off"
+    return device
+
+
+def needs_port(disk: Disk) -> bool:
+    """Tell whether the disk's device takes a PCI port of its own."""
+    return disk.bus in _ON_PCI
+
+
+def medium_node(path: str) -> Node:
+    """Return the block node of what lies in the CD-ROM drive."""
+    file = {"driver": "file", "filename": path, "read-only": True}
+    return {"driver": "raw", "node-name": "medium", "read-only": True, "file": file}
+
+
+def throttle(disk: Disk) -> dict[str, Any]:
+    """Return the arguments of ``block_set_io_throttle`` for a disk; 0 means no limit."""
+    limits = disk.limits
+    return {
+        "id": device_id(disk.name),
+        "bps": limits["bps"],
+        "bps_rd": limits["bps_read"],
+        "bps_wr": limits["bps_write"],
+        "iops": limits["iops"],
+        "iops_rd": limits["iops_read"],
+        "iops_wr": limits["iops_write"],
+    }

@@ -1,0 +1,203 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Changes to a running machine, over QMP. Sources: the QMP reference of QEMU, docs/pcie.txt, docs/memory-hotplug.txt."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .._core.disks import Disk
+from .._core.errors import ChangeFailed, QmpCommandFailed, VmError
+from .._core.handle import VmHandle
+from .._core.live import Change
+from .._core.networks import MODELS, Network
+from .argv import card_id
+from .blocks import (
+    CDROM,
+    SCSI,
+    device_id,
+    disk_device,
+    disk_node,
+    medium_node,
+    needs_port,
+    node_name,
+    throttle,
+)
+from .ports import PORTS, has_ports
+from .qmp import Qmp
+
+MEMORY_STEP = 128  # MiB; the smallest piece that Linux takes
+_UNPLUG = 30.0  # seconds that the guest has to let a device go
+_AGAIN = 5.0  # seconds after which it is asked once more: a guest that boots does not hear
+_MIB = 1024 * 1024
+
+Attach = Callable[[Qmp, Network], Mapping[str, Any]]  # adds the host's end of a card
+
+
+class Hotplugger:
+    """Makes changes to one running machine. ``attach`` adds the host's end of a network card and returns more properties."""
+
+    def __init__(self, vm: VmHandle, qmp: Qmp, attach: Attach) -> None:
+        self._vm, self._qmp, self._attach = vm, qmp, attach
+
+    def make(self, change: Change) -> None:
+        """Make one change; raise ``ChangeFailed`` saying why QEMU or the guest did not take it."""
+        act = getattr(self, f"_{change.what}")
+        try:
+            act(change)
+        except QmpCommandFailed as exc:
+            what = " ".join(filter(None, (change.what.replace("_", " "), change.name)))
+            raise ChangeFailed(
+                f"The running VM '{self._vm.name}' did not take a change ({what}): {exc.message}",
+                change=what,
+            ) from exc
+
+    def _resize_disk(self, change: Change) -> None:
+        self._qmp.execute("block_resize", {"node-name": node_name(change.name), "size": change.value})
+
+    def _limit_disk(self, change: Change) -> None:
+        disk = Disk(change.name, **dict(change.value))  # type: ignore[call-overload, arg-type]
+        self._qmp.execute("block_set_io_throttle", throttle(disk))
+
+    def _add_disk(self, change: Change) -> None:
+        disk = change.value
+        assert isinstance(disk, Disk)
+        if disk.bus == "virtio-scsi" and SCSI not in self._devices():
+            self._qmp.execute("device_add", {"driver": "virtio-scsi-pci", "id": SCSI, **self._port()})
+        self._qmp.execute("blockdev-add", disk_node(disk, self._vm.disks[disk.name]))
+        try:
+            port = self._port() if needs_port(disk) else {}
+            self._qmp.execute("device_add", {**disk_device(disk, None), **port})
+            if any(disk.limits.values()):
+                self._qmp.execute("block_set_io_throttle", throttle(disk))
+        except VmError:
+            with contextlib.suppress(VmError):
+                self._qmp.execute("blockdev-del", {"node-name": node_name(disk.name)})
+            raise
+
+    def _remove_disk(self, change: Change) -> None:
+        self._unplug(device_id(change.name))
+        self._qmp.execute("blockdev-del", {"node-name": node_name(change.name)})
+
+    def _add_network(self, change: Change) -> None:
+        card = change.value
+        assert isinstance(card, Network)
+        more = self._attach(self._qmp, card)
+        device = {
+            "driver": MODELS[card.model],
+            "id": card_id(card.name),
+            "netdev": card.name,
+            "mac": self._vm.mac_of(card),
+            "romfile": "",
+            **more,
+            **self._port(),
+        }
+        try:
+            self._qmp.execute("device_add", device)
+        except VmError:
+            with contextlib.suppress(VmError):
+                self._qmp.execute("netdev_del", {"id": card.name})
+            raise
+        if not card.connected:
+            self._qmp.execute("set_link", {"name": card_id(card.name), "up": False})
+
+    def _remove_network(self, change: Change) -> None:
+        self._unplug(card_id(change.name))
+        self._qmp.execute("netdev_del", {"id": change.name})
+
+    def _plug_cable(self, change: Change) -> None:
+        self._qmp.execute("set_link", {"name": card_id(change.name), "up": bool(change.value)})
+
+    def _set_vcpus(self, change: Change) -> None:
+        slots = self._qmp.execute("query-hotpluggable-cpus")
+        there = sum(slot["vcpus-count"] for slot in slots if "qom-path" in slot)
+        free = [slot for slot in slots if "qom-path" not in slot]
+        free.sort(key=lambda slot: sorted(slot["props"].items()))
+        wanted = int(change.value)  # type: ignore[call-overload]
+        for slot in free[: wanted - there]:
+            place = "-".join(str(number) for dummy_key, number in sorted(slot["props"].items()))
+            self._qmp.execute("device_add", {"driver": slot["type"], "id": f"cpu-{place}", **slot["props"]})
+
+    def _set_memory(self, change: Change) -> None:
+        memory = self._qmp.execute("query-memory-size-summary")
+        there = memory["base-memory"] + memory.get("plugged-memory", 0)
+        size = int(change.value) * _MIB - there  # type: ignore[call-overload]
+        numbers = {name.removeprefix("dimm") for name in self._devices() if name.startswith("dimm")}
+        number = next(n for n in range(len(numbers) + 1) if str(n) not in numbers)
+        backend = {"qom-type": "memory-backend-ram", "id": f"mem{number}", "size": size, "dump": False}
+        self._qmp.execute("object-add", backend)
+        try:
+            dimm = {"driver": "pc-dimm", "id": f"dimm{number}", "memdev": f"mem{number}"}
+            self._qmp.execute("device_add", dimm)
+        except VmError:
+            with contextlib.suppress(VmError):
+                self._qmp.execute("object-del", {"id": f"mem{number}"})
+            raise
+
+    def _set_medium(self, change: Change) -> None:
+        self._qmp.execute("blockdev-open-tray", {"id": CDROM, "force": True})
+        with contextlib.suppress(QmpCommandFailed):  # it was empty
+            self._qmp.execute("blockdev-remove-medium", {"id": CDROM})
+        for node in self._qmp.execute("query-named-block-nodes", {"flat": True}):
+            if node.get("node-name") == "medium":
+                self._qmp.execute("blockdev-del", {"node-name": "medium"})
+        if change.value:
+            node = medium_node(str(change.value))
+            self._qmp.execute("blockdev-add", node)
+            self._qmp.execute("blockdev-insert-medium", {"id": CDROM, "node-name": "medium"})
+        self._qmp.execute("blockdev-close-tray", {"id": CDROM})
+
+    def _unplug(self, device: str) -> None:
+        """Ask the guest to let a device go, and wait until it has."""
+        deadline = time.monotonic() + _UNPLUG
+        while True:
+            with contextlib.suppress(QmpCommandFailed):  # it is on its way already
+                self._qmp.execute("device_del", {"id": device})
+            if self._left(device, min(deadline, time.monotonic() + _AGAIN)):
+                return
+            if time.monotonic() >= deadline:
+                raise ChangeFailed(
+                    f"The guest of the VM '{self._vm.name}' did not let the device {device} go within {_UNPLUG:g} s.",
+                    "A guest lets go only of what it does not use, and once its system is up; "
+                    "state=restarted makes the change without it.",
+                    change=f"remove {device}",
+                )
+
+    def _left(self, device: str, until: float) -> bool:
+        # Of a virtio device, first the backend is reported, without the id: only the device itself counts.
+        while time.monotonic() < until:
+            event = self._qmp.wait_event(
+                "DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR", timeout=until - time.monotonic()
+            )
+            if event is None:
+                break
+            if event.data.get("device") == device:
+                return event.name == "DEVICE_DELETED"
+        return device not in self._devices()
+
+    def _devices(self) -> set[str]:
+        rows = self._qmp.execute("qom-list", {"path": "/machine/peripheral"})
+        return {row["name"] for row in rows}
+
+    def _port(self) -> dict[str, str]:
+        """Return where the next device goes: a free root port, if the machine has some."""
+        devices = self._devices()
+        if not has_ports((self._vm.booted or self._vm.spec).machine):
+            return {}
+        taken = set()
+        for device in devices:
+            with contextlib.suppress(QmpCommandFailed):
+                query = {"path": f"/machine/peripheral/{device}", "property": "parent_bus"}
+                taken.add(self._qmp.execute("qom-get", query).rpartition("/")[2])
+        for number in range(PORTS):
+            if f"port{number}" not in taken:
+                return {"bus": f"port{number}"}
+        raise ChangeFailed(
+            f"All {PORTS} ports of the running VM '{self._vm.name}' are taken.",
+            "state=restarted makes the change.",
+        )

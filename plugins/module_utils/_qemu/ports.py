@@ -1,0 +1,47 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""PCI ports that devices are plugged into and taken out of while the machine runs. Pure.
+
+The bus of a q35 board itself takes no device at run time, each root port takes one. Their number is what the I/O space
+of a PC has room for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+PORTS = 16
+_SLOT = 0x10  # of the first eight ports; out of the way of everything that QEMU places itself
+_FUNCTIONS = 8
+
+
+def has_ports(machine: str | None) -> bool:
+    """Tell whether a machine type has root ports for devices that come and go; the others have buses that take them."""
+    return machine is not None and (machine == "q35" or machine.startswith("pc-q35-"))
+
+
+def port_devices(machine: str | None) -> list[dict[str, Any]]:
+    """Return the root ports as devices."""
+    if not has_ports(machine):
+        return []
+    return [
+        {
+            "driver": "pcie-root-port",
+            "id": f"port{number}",
+            "chassis": number + 1,
+            "addr": f"{_SLOT + number // _FUNCTIONS:#x}.{number % _FUNCTIONS:#x}",
+            **({"multifunction": True} if number % _FUNCTIONS == 0 else {}),
+        }
+        for number in range(PORTS)
+    ]
+
+
+def port_names(machine: str | None) -> Iterator[str | None]:
+    """Return the ports in the order in which they are filled; nothing but ``None`` for machines without."""
+    if has_ports(machine):
+        yield from (f"port{number}" for number in range(PORTS))
+    while True:
+        yield None
