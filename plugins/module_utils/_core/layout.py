@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import re
+
 RECORD = "vm.json"
 OVERLAY = "overlay.qcow2"
 SEED = "seed.iso"
@@ -40,6 +42,14 @@ _FILES = (
 _HALF_MADE = tuple(f".{name}.part" for name in _FILES)
 
 
+_DATA_DISK = re.compile(r"\.?disk-[a-z][a-z0-9_-]{0,14}\.(?:qcow2|raw)(?:\.part.*)?")
+
+
+def data_disk(name: str, form: str) -> str:
+    """Return the name of the file of a further disk."""
+    return f"disk-{name}.{form}"
+
+
 def is_ours(name: str) -> bool:
     """Tell whether the collection makes a file of this name in a machine's folder."""
-    return name in _FILES or name.startswith(_HALF_MADE)
+    return name in _FILES or name.startswith(_HALF_MADE) or bool(_DATA_DISK.fullmatch(name))

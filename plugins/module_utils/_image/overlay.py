@@ -24,9 +24,23 @@ def create_overlay(path: str, image: Image, size: int) -> None:
             ) from exc
 
 
+def create_disk(path: str, form: str, size: int) -> None:
+    """Make an empty disk of ``size`` bytes in one step."""
+    with doing(f"make the disk {path}"), replacing(path) as part:
+        try:
+            run(["qemu-img", "create", "-q", "-f", form, part, str(size)])
+        except CommandFailed as exc:
+            raise OverlayFailed(f"The disk {path} could not be made: {exc}") from exc
+
+
 def grow_overlay(path: str, size: int) -> None:
+    """Grow a disk over an image that no process uses to ``size`` bytes."""
+    grow_disk_file(path, "qcow2", size)
+
+
+def grow_disk_file(path: str, form: str, size: int) -> None:
     """Grow a disk that no process uses to ``size`` bytes. Shrinking is refused by qemu-img."""
     try:
-        run(["qemu-img", "resize", "-q", "-f", "qcow2", path, str(size)])
+        run(["qemu-img", "resize", "-q", "-f", form, path, str(size)])
     except CommandFailed as exc:
         raise OverlayFailed(f"The disk {path} could not be grown: {exc}") from exc

@@ -9,11 +9,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .._core.disks import SYSTEM_DISK
 from .._core.errors import (
     InvalidState,
+    NetworkFailed,
     NoGuestAddress,
     QmpCommandFailed,
     QmpConnectFailed,
@@ -29,6 +32,8 @@ from .._core.layout import (
     QMP_SOCKET,
     VNC_PASSWORD,
 )
+from .._core.live import Change, Hotplug
+from .._core.networks import Network
 from .._core.spec import VmSpec
 from .._core.state import VmState
 from .._core.vm import ConsoleEndpoint, Vm
@@ -38,7 +43,10 @@ from . import preparation
 from .accelerator import Accelerator, choose_accelerator
 from .addresses import look_up, wait_for_address
 from .argv import MACHINES, Launch, build_argv
+from .disk_files import discard_disks, note_size
+from .facts import read_facts
 from .host_check import check_host, qemu_binary
+from .hotplug import MEMORY_STEP, Hotplugger, finish_start
 from .identity import find_process
 from .ladder import end_process
 from .launcher import Launched, launch, opened
@@ -59,6 +67,17 @@ class QemuBackend:
         network_types=("user", "bridge", "tap"),
         accelerators=("kvm", "tcg"),
         unsupported=("propolis",),
+        hotplug=Hotplug(
+            vcpus=True,
+            memory=True,
+            memory_step=MEMORY_STEP,
+            disk_size=True,
+            limits=True,
+            cdrom=True,
+            disk_buses=("virtio-blk", "virtio-scsi", "nvme"),
+            network_types=("user",),
+            cable=True,
+        ),
         defaults=VmSpec(name="", machine=MACHINES["x86_64"]),
     )
 
@@ -80,6 +99,24 @@ class QemuBackend:
             if found is None:
                 self._store.forget(spec.name)
             raise
+
+    def change(self, vm: VmHandle, changes: Sequence[Change], running: VmSpec) -> VmHandle:
+        """Make the changes over QMP; what QEMU says that it has then is recorded, also if a change was not taken."""
+        try:
+            with open_monitor(vm) as qmp:
+                plugger = Hotplugger(vm, qmp, self._attach)
+                for change in changes:
+                    plugger.make(change)
+                    vm = self._note(vm, change)
+        except VmError:
+            seen = self.observe(vm)
+            self._store.save(vm.evolve(booted=seen.actual))
+            raise
+        return self._store.save(vm.evolve(booted=running))
+
+    def discard(self, vm: VmHandle) -> VmHandle:
+        """Delete the files of disks that its spec no longer has."""
+        return discard_disks(vm, self._store)
 
     def start(self, vm: VmHandle) -> VmHandle:
         """Start QEMU; return when its monitor says that the machine runs. A start that fails leaves the record as it was."""
@@ -199,10 +236,11 @@ class QemuBackend:
             with open_monitor(live.handle) as qmp:
                 run_state = qmp.execute("query-status", timeout=LOOK)["status"]
                 vnc = vnc_endpoint(live.handle, qmp)
+                facts = read_facts(qmp, LOOK)
         except (QmpConnectFailed, QmpCommandFailed) as exc:
             uncertain = f"The state of the VM '{name}' is uncertain: {exc}"
             return replace(live, warnings=(*live.warnings, uncertain))
-        live = replace(live, state=state_of(run_state), run_state=run_state, vnc=vnc)
+        live = replace(live, state=state_of(run_state), run_state=run_state, vnc=vnc, facts=facts)
         if run_state in RUN_STATES:
             return live
         unknown = f"QEMU says that the VM '{name}' is in the state '{run_state}', which is not known here."
@@ -233,12 +271,23 @@ class QemuBackend:
         try:
             with Qmp.connect(os.path.join(vm.work_dir, QMP_SOCKET), _GREETING) as qmp:
                 expect_state(vm, qmp, VmState.RUNNING)
+                finish_start(vm, qmp)
                 return vnc_address(qmp) if vm.spec.vnc else None
         except (QmpConnectFailed, QmpCommandFailed) as exc:
             raise launched.failure(str(exc)) from exc
         except VmError:
             launched.failure("")
             raise
+
+    def _attach(self, qmp: Qmp, network: Network) -> dict[str, Any]:
+        raise NetworkFailed(f"A card of type {network.type} cannot be added to a running machine.")
+
+    def _note(self, vm: VmHandle, change: Change) -> VmHandle:
+        if change.what != "resize_disk" or not isinstance(change.value, int):
+            return vm
+        if change.name == SYSTEM_DISK:
+            return self._store.save(vm.evolve(disk_bytes=change.value))
+        return note_size(vm, change.name, change.value, self._store)
 
     def _vnc_password(self, vm: VmHandle) -> str | None:
         if not vm.spec.vnc:

@@ -27,6 +27,7 @@ from .._image.inspect import check_disk_size
 from .._image.provide import foresee_image
 from .accelerator import choose_accelerator
 from .argv import MACHINES, machine_for
+from .disk_files import check_disks
 from .taps import TUN_DEVICE, bridge_exists
 
 
@@ -52,6 +53,8 @@ def check_host(spec: VmSpec, found: VmHandle | None, data_dir: str) -> None:
         _check_listed(binary, "machine", spec.machine)
     _check_listed(binary, "cpu", None if spec.cpu is None else spec.cpu.partition(",")[0])
     _check_networks(spec)
+    check_disks(spec, found)
+    _check_cdrom(spec)
     if spec.accelerator == "kvm":
         choose_accelerator("kvm")
     if found is None or found.state is VmState.PREPARING:
@@ -61,6 +64,11 @@ def check_host(spec: VmSpec, found: VmHandle | None, data_dir: str) -> None:
             f"image: {found.base_image}, which the disk of '{spec.name}' rests on, is gone.",
             option="image",
         )
+
+
+def _check_cdrom(spec: VmSpec) -> None:
+    if spec.cdrom and not os.path.isfile(spec.cdrom):
+        raise ImageNotFound(f"cdrom: there is no file {spec.cdrom}.", option="cdrom")
 
 
 def _check_networks(spec: VmSpec) -> None:

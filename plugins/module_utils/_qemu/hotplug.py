@@ -39,6 +39,16 @@ _MIB = 1024 * 1024
 Attach = Callable[[Qmp, Network], Mapping[str, Any]]  # adds the host's end of a card
 
 
+def finish_start(vm: VmHandle, qmp: Qmp) -> None:
+    """Do what the command line has no words for: limits of disks, and cables that are not plugged in."""
+    for disk in vm.spec.disks or ():
+        if any(disk.limits.values()):
+            qmp.execute("block_set_io_throttle", throttle(disk))
+    for network in vm.spec.networks or ():
+        if not network.connected:
+            qmp.execute("set_link", {"name": card_id(network.name), "up": False})
+
+
 class Hotplugger:
     """Makes changes to one running machine. ``attach`` adds the host's end of a network card and returns more properties."""
 
@@ -58,7 +68,9 @@ class Hotplugger:
             ) from exc
 
     def _resize_disk(self, change: Change) -> None:
-        self._qmp.execute("block_resize", {"node-name": node_name(change.name), "size": change.value})
+        self._qmp.execute(
+            "block_resize", {"node-name": node_name(change.name), "size": change.value}
+        )
 
     def _limit_disk(self, change: Change) -> None:
         disk = Disk(change.name, **dict(change.value))  # type: ignore[call-overload, arg-type]
@@ -68,7 +80,9 @@ class Hotplugger:
         disk = change.value
         assert isinstance(disk, Disk)
         if disk.bus == "virtio-scsi" and SCSI not in self._devices():
-            self._qmp.execute("device_add", {"driver": "virtio-scsi-pci", "id": SCSI, **self._port()})
+            self._qmp.execute(
+                "device_add", {"driver": "virtio-scsi-pci", "id": SCSI, **self._port()}
+            )
         self._qmp.execute("blockdev-add", disk_node(disk, self._vm.disks[disk.name]))
         try:
             port = self._port() if needs_port(disk) else {}
@@ -121,7 +135,9 @@ class Hotplugger:
         wanted = int(change.value)  # type: ignore[call-overload]
         for slot in free[: wanted - there]:
             place = "-".join(str(number) for dummy_key, number in sorted(slot["props"].items()))
-            self._qmp.execute("device_add", {"driver": slot["type"], "id": f"cpu-{place}", **slot["props"]})
+            self._qmp.execute(
+                "device_add", {"driver": slot["type"], "id": f"cpu-{place}", **slot["props"]}
+            )
 
     def _set_memory(self, change: Change) -> None:
         memory = self._qmp.execute("query-memory-size-summary")
@@ -129,7 +145,12 @@ class Hotplugger:
         size = int(change.value) * _MIB - there  # type: ignore[call-overload]
         numbers = {name.removeprefix("dimm") for name in self._devices() if name.startswith("dimm")}
         number = next(n for n in range(len(numbers) + 1) if str(n) not in numbers)
-        backend = {"qom-type": "memory-backend-ram", "id": f"mem{number}", "size": size, "dump": False}
+        backend = {
+            "qom-type": "memory-backend-ram",
+            "id": f"mem{number}",
+            "size": size,
+            "dump": False,
+        }
         self._qmp.execute("object-add", backend)
         try:
             dimm = {"driver": "pc-dimm", "id": f"dimm{number}", "memdev": f"mem{number}"}

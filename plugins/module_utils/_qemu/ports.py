@@ -10,7 +10,7 @@ of a PC has room for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 PORTS = 16

@@ -21,6 +21,7 @@ from .._host.store import Store
 from .._image.inspect import check_disk_size
 from .._image.overlay import create_overlay, grow_overlay
 from .._image.provide import provide_image
+from .disk_files import grow_disks, make_disks
 
 
 def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
@@ -35,13 +36,14 @@ def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
     # What was left half way has never been started: its disk holds nothing yet, and may have another size.
     if found or not os.path.exists(overlay):
         create_overlay(overlay, image, size)
+    handle = make_disks(handle, store)
     disk = {"overlay_path": overlay, "disk_bytes": size, "base_image": image.path}
     return store.save(handle.evolve(state=VmState.PREPARED, **disk))
 
 
 def update(spec: VmSpec, found: VmHandle, store: Store, running: bool) -> VmHandle:
     """Record a changed spec; grow the disk now if no process uses it, else at the next start."""
-    handle = reserve(found.evolve(spec=spec), store)
+    handle = make_disks(reserve(found.evolve(spec=spec), store), store)
     return handle if running else grow_disk(handle, store)
 
 
@@ -81,6 +83,7 @@ def refuse_unknown_disk(name: str, found: VmHandle | None, store: Store) -> None
 
 def grow_disk(handle: VmHandle, store: Store) -> VmHandle:
     """Make the disk as large as the spec says. No process may use it."""
+    handle = grow_disks(handle, store)
     wanted = handle.spec.disk_size
     if handle.overlay_path is None or wanted is None or wanted == handle.disk_bytes:
         return handle

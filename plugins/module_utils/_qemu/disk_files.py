@@ -1,0 +1,110 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The files of a machine's further disks, made once, in the machine's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import replace
+
+from .._core.disks import SYSTEM_DISK, Disk, DiskRecord
+from .._core.errors import BadRecord, ImageNotFound, InvalidSpec
+from .._core.handle import VmHandle
+from .._core.layout import data_disk
+from .._core.sizes import show_size
+from .._core.spec import VmSpec
+from .._host.files import doing
+from .._host.store import Store
+from .._image.inspect import inspect_image
+from .._image.overlay import create_disk, create_overlay, grow_disk_file
+from .._image.source import parse_source
+
+
+def check_disks(spec: VmSpec, found: VmHandle | None) -> None:
+    """Raise what would hinder the making of disks that are not there yet. Touches nothing."""
+    known = found.disks if found is not None else {}
+    for index, disk in enumerate(spec.disks or ()):
+        if disk.name == SYSTEM_DISK:
+            continue
+        option = f"disks[{index}]"
+        record = known.get(disk.name)
+        if record is not None:
+            if not os.path.exists(record.path):
+                raise BadRecord(
+                    f"{option}: the file {record.path} of the disk is gone.", option=option
+                )
+            continue
+        if disk.image is not None:
+            image = inspect_image(_path(disk, option), None)
+            if disk.size is not None and disk.size < image.virtual_size:
+                raise InvalidSpec(
+                    f"{option}.size: {show_size(disk.size)} is smaller than the image, which needs "
+                    f"{show_size(image.virtual_size)}.",
+                    option=f"{option}.size",
+                )
+        elif disk.size is None:
+            raise InvalidSpec(
+                f"{option}.size: a new disk needs a size or an image.", option=f"{option}.size"
+            )
+
+
+def make_disks(vm: VmHandle, store: Store) -> VmHandle:
+    """Make the files of disks that have none yet. The record names each before a machine can use it."""
+    for index, disk in enumerate(vm.spec.disks or ()):
+        if disk.name != SYSTEM_DISK and disk.name not in vm.disks:
+            record = _make(vm, disk, f"disks[{index}]")
+            vm = store.save(vm.evolve(disks={**vm.disks, disk.name: record}))
+    return vm
+
+
+def grow_disks(vm: VmHandle, store: Store) -> VmHandle:
+    """Make the files as large as the spec says. No process may use them."""
+    for disk in vm.spec.disks or ():
+        record = vm.disks.get(disk.name)
+        if record is not None and disk.size is not None and disk.size > record.size:
+            grow_disk_file(record.path, record.format, disk.size)
+            vm = note_size(vm, disk.name, disk.size, store)
+    return vm
+
+
+def note_size(vm: VmHandle, name: str, size: int, store: Store) -> VmHandle:
+    """Record the size of a disk that grew."""
+    return store.save(vm.evolve(disks={**vm.disks, name: replace(vm.disks[name], size=size)}))
+
+
+def discard_disks(vm: VmHandle, store: Store) -> VmHandle:
+    """Delete the files of disks that the spec no longer has."""
+    kept = {disk.name for disk in vm.spec.disks or ()}
+    for name, record in vm.disks.items():
+        if name not in kept:
+            with doing(f"delete {record.path}"), contextlib.suppress(FileNotFoundError):
+                os.unlink(record.path)
+    return store.save(vm.evolve(disks={n: r for n, r in vm.disks.items() if n in kept}))
+
+
+def _make(vm: VmHandle, disk: Disk, option: str) -> DiskRecord:
+    form = disk.format or "qcow2"
+    path = os.path.join(vm.work_dir, data_disk(disk.name, form))
+    if disk.image is None:
+        if disk.size is None:
+            raise InvalidSpec(f"{option}.size: a new disk needs a size or an image.", option=option)
+        create_disk(path, form, disk.size)
+        return DiskRecord(path, form, disk.size)
+    image = inspect_image(_path(disk, option), None)
+    size = disk.size or image.virtual_size
+    create_overlay(path, image, size)
+    return DiskRecord(path, "qcow2", size, image.path, image.format)
+
+
+def _path(disk: Disk, option: str) -> str:
+    source = parse_source(disk.image or "", f"{option}.image")
+    if source.kind != "path":
+        raise ImageNotFound(
+            f"{option}.image: {disk.image} is not a path.",
+            "Fetch it with the module vm_image and give the path that it returns.",
+            option=f"{option}.image",
+        )
+    return source.text
