@@ -26,7 +26,7 @@ from .blocks import (
     system_disk,
     system_node,
 )
-from .ports import port_devices, port_names
+from .ports import CDROM_BUS, has_ports, port_devices, port_names, sata_buses
 from .taps import Tap
 
 MACHINES: Mapping[str, str] = {"x86_64": "q35"}
@@ -180,7 +180,8 @@ def _ports(spec: VmSpec) -> list[str]:
 
 def _disks(vm: VmHandle, ports: Iterator[str | None]) -> list[str]:
     system = system_disk(vm)
-    first = {"bootindex": 1, **disk_device(system, None)}
+    sata = sata_buses(vm.spec.machine)
+    first = {"bootindex": 1, **disk_device(system, next(sata) if system.bus == "sata" else None)}
     arguments = ["-blockdev", _json(system_node(vm)), *_device(first)]
     if vm.seed_iso_path is not None:
         # Not a CD: the kernels of cloud images often lack AHCI. After the root disk, which some expect to be first.
@@ -191,7 +192,7 @@ def _disks(vm: VmHandle, ports: Iterator[str | None]) -> list[str]:
     if any(disk.bus == "virtio-scsi" for disk in (system, *listed)):
         arguments = [*_device({"driver": "virtio-scsi-pci", "id": SCSI}), *arguments]
     for disk in listed:
-        bus = next(ports) if needs_port(disk) else None
+        bus = next(ports) if needs_port(disk) else next(sata) if disk.bus == "sata" else None
         arguments += ["-blockdev", _json(disk_node(disk, vm.disks[disk.name]))]
         arguments += _device(disk_device(disk, bus))
     return arguments
@@ -200,10 +201,13 @@ def _disks(vm: VmHandle, ports: Iterator[str | None]) -> list[str]:
 def _cdrom(spec: VmSpec) -> list[str]:
     if spec.cdrom is None:
         return []
+    drive = {"driver": "ide-cd", "id": CDROM}
+    if has_ports(spec.machine):
+        drive["bus"] = CDROM_BUS
     if not spec.cdrom:
-        return _device({"driver": "ide-cd", "id": CDROM})
+        return _device(drive)
     medium = medium_node(spec.cdrom)
-    drive = {"driver": "ide-cd", "id": CDROM, "drive": medium["node-name"]}
+    drive["drive"] = medium["node-name"]
     return ["-blockdev", _json(medium), *_device(drive)]
 
 

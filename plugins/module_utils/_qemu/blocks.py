@@ -125,8 +125,11 @@ def medium_node(path: str) -> Node:
 def throttle(disk: Disk) -> dict[str, Any]:
     """Return the arguments of ``block_set_io_throttle`` for a disk; 0 means no limit."""
     limits = disk.limits
+    device = device_id(disk.name)
+    # A virtio-blk device is a shell around the one that has the disk.
+    shell = disk.bus in (None, "virtio-blk")
     return {
-        "id": device_id(disk.name),
+        "id": f"/machine/peripheral/{device}/virtio-backend" if shell else device,
         "bps": limits["bps"],
         "bps_rd": limits["bps_read"],
         "bps_wr": limits["bps_write"],

@@ -73,7 +73,8 @@ class Hotplugger:
         )
 
     def _limit_disk(self, change: Change) -> None:
-        disk = Disk(change.name, **dict(change.value))  # type: ignore[call-overload, arg-type]
+        listed = {disk.name: disk for disk in self._vm.spec.disks or ()}
+        disk = listed.get(change.name, Disk(change.name))
         self._qmp.execute("block_set_io_throttle", throttle(disk))
 
     def _add_disk(self, change: Change) -> None:
@@ -83,16 +84,20 @@ class Hotplugger:
             self._qmp.execute(
                 "device_add", {"driver": "virtio-scsi-pci", "id": SCSI, **self._port()}
             )
+        if device_id(disk.name) in self._devices():
+            return  # an earlier task was cut off after this
+        with contextlib.suppress(QmpCommandFailed):  # or before it
+            self._qmp.execute("blockdev-del", {"node-name": node_name(disk.name)})
         self._qmp.execute("blockdev-add", disk_node(disk, self._vm.disks[disk.name]))
         try:
             port = self._port() if needs_port(disk) else {}
             self._qmp.execute("device_add", {**disk_device(disk, None), **port})
-            if any(disk.limits.values()):
-                self._qmp.execute("block_set_io_throttle", throttle(disk))
         except VmError:
             with contextlib.suppress(VmError):
                 self._qmp.execute("blockdev-del", {"node-name": node_name(disk.name)})
             raise
+        if any(disk.limits.values()):
+            self._qmp.execute("block_set_io_throttle", throttle(disk))
 
     def _remove_disk(self, change: Change) -> None:
         self._unplug(device_id(change.name))
@@ -101,6 +106,10 @@ class Hotplugger:
     def _add_network(self, change: Change) -> None:
         card = change.value
         assert isinstance(card, Network)
+        if card_id(card.name) in self._devices():
+            return  # an earlier task was cut off after this
+        with contextlib.suppress(QmpCommandFailed):  # or before it
+            self._qmp.execute("netdev_del", {"id": card.name})
         more = self._attach(self._qmp, card)
         device = {
             "driver": MODELS[card.model],

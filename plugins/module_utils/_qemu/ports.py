@@ -16,6 +16,7 @@ from typing import Any
 PORTS = 16
 _SLOT = 0x10  # of the first eight ports; out of the way of everything that QEMU places itself
 _FUNCTIONS = 8
+CDROM_BUS = "ide.5"
 
 
 def has_ports(machine: str | None) -> bool:
@@ -43,5 +44,13 @@ def port_names(machine: str | None) -> Iterator[str | None]:
     """Return the ports in the order in which they are filled; nothing but ``None`` for machines without."""
     if has_ports(machine):
         yield from (f"port{number}" for number in range(PORTS))
+    while True:
+        yield None
+
+
+def sata_buses(machine: str | None) -> Iterator[str | None]:
+    """Return the SATA ports of the board in order, each for one disk; the last is the CD-ROM drive's."""
+    if has_ports(machine):
+        yield from ("ide.0", "ide.1", "ide.2", "ide.3", "ide.4")
     while True:
         yield None
