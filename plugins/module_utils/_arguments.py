@@ -80,6 +80,17 @@ _DISK: Spec = {
     "bps_write": {"type": "int"},
 }
 
+_SMBIOS: Spec = {
+    name: {"type": "str"}
+    for name in ("manufacturer", "product", "version", "serial", "sku", "family")
+}
+
+_SHARED_FOLDER: Spec = {
+    "name": {"type": "str", "required": True},
+    "path": {"type": "path", "required": True},
+    "readonly": {"type": "bool", "default": False},
+}
+
 _CLOUD_INIT: Spec = {
     "hostname": {"type": "str"},
     "user": {"type": "str"},
@@ -88,6 +99,7 @@ _CLOUD_INIT: Spec = {
     "meta_data": {"type": "raw", "no_log": True},
     "network_config": {"type": "raw", "no_log": True},
     "ssh_host_key": {"type": "bool", "no_log": False},
+    "rerun": {"type": "bool"},
 }
 
 VM: Spec = {
@@ -122,6 +134,18 @@ VM: Spec = {
     "memory_max": {"type": "str"},
     "apply": {"type": "str", "choices": ["live", "next_start", "restart"], "default": "live"},
     "vnc": {"type": "bool"},
+    "firmware": {"type": "str", "choices": ["bios", "uefi"]},
+    "secure_boot": {"type": "bool"},
+    "tpm": {"type": "bool"},
+    "kernel": {"type": "path"},
+    "initrd": {"type": "path"},
+    "kernel_cmdline": {"type": "str"},
+    "smbios": {"type": "dict", "options": _SMBIOS},
+    "shared_folders": {"type": "list", "elements": "dict", "options": _SHARED_FOLDER},
+    "qemu_args": {"type": "list", "elements": "str"},
+    "autostart": {"type": "bool"},
+    "new_name": {"type": "str"},
+    "clone_from": {"type": "str"},
     "propolis": {"type": "dict", "options": _PROPOLIS},
     "labels": {"type": "dict"},
     "description": {"type": "str"},

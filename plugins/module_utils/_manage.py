@@ -6,18 +6,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ._arguments import VM
+from ._autostart import HostUnits, is_handed_over, refresh_runner
 from ._core.apply import apply_plan
-from ._core.errors import BadRecord, InvalidSpec, SshFailed, Unready, VmError
+from ._core.decide import Seen, decide
+from ._core.errors import BadRecord, InvalidSpec, InvalidState, SshFailed, Unready, VmError
 from ._core.hypervisor import Hypervisor
 from ._core.layout import CONSOLE_LOG
-from ._core.plan import Plan, Power, make_plan
+from ._core.plan import Plan, Power
+from ._core.rename import present_name
 from ._core.spec import VmSpec, check_name, spec_from_params
-from ._core.state import Goal, Verb
+from ._core.state import Goal, Verb, VmState
 from ._core.vm import Vm, predict_vm, show_vm
 from ._host.store import Store, default_data_dir
 from ._image.source import parse_source
@@ -27,11 +34,41 @@ from ._router import RouterHypervisor
 
 def manage_vm(task: Task) -> dict[str, Any]:
     """Bring a machine to what the task asks for."""
-    wish, power = read_wish(task.params)
+    asked = _read(task.params)
     router = _router(task.params)
     if task.check_mode:
-        return _predict(task, router, wish, power)
-    return _carry_out(task, router, wish, power)
+        return _predict(task, router, asked)
+    return _carry_out(task, router, asked, HostUnits(router.store))
+
+
+def at_boot(words: Sequence[str]) -> int:
+    """Start a machine because its host boots, or stop it because the host goes down; return the exit status.
+
+    ``words`` are start, the machine's name and the data folder; or stop, these two, and the guest's seconds.
+    """
+    verb, name, data_dir, *rest = words
+    defaults = {option: item.get("default") for option, item in VM.items()}
+    params = {**defaults, "name": name, "data_dir": data_dir}
+    params |= {"state": "started"} if verb == "start" else {"state": "stopped"}
+    if rest:
+        params["stop_timeout"] = int(rest[0])
+    store = Store(data_dir)
+    try:
+        if is_handed_over(store, name):
+            return 0  # a task has just started the machine and knows better
+        found = store.load(name)
+        if found is None or found.state is VmState.PREPARING:
+            raise InvalidState(f"There is no complete VM '{name}' in {data_dir}.")
+        if verb == "stop":
+            params["wait_timeout"] = 30  # a part of the time that systemd gives this command
+        task = Task(params)
+        result = _carry_out(task, _router(params), _read(params), None)
+    except VmError as exc:
+        print(f"{exc.message} {exc.help}", file=sys.stderr)  # noqa: T201  # read by the journal
+        return 1
+    said = [f"{name}: {', '.join(result['actions']) or 'nothing to do'}", *task.warnings]
+    print("\n".join(said))  # noqa: T201
+    return 0
 
 
 def describe_vms(task: Task) -> dict[str, Any]:
@@ -71,6 +108,30 @@ def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
     )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the task asks for."""
+
+    wish: VmSpec
+    power: Power
+    new_name: str | None = None
+
+    @property
+    def names(self) -> set[str]:
+        """The names that the machine has on the way."""
+        return {self.wish.name, self.new_name or self.wish.name}
+
+
+def _read(params: Mapping[str, Any]) -> Asked:
+    wish, power = read_wish(params)
+    new_name: str | None = params.get("new_name")
+    if new_name in (None, wish.name):
+        return Asked(wish, power)
+    if power.goal is Goal.ABSENT:
+        raise InvalidSpec("new_name: a VM that is removed gets no name.", option="new_name")
+    return Asked(wish, power, check_name(new_name or "", "new_name"))
+
+
 def _check_path(option: str, path: str | None) -> None:
     # A module runs in whatever folder the connection begins in: a relative path would mean another file each time.
     if path == "" and option == "data_dir":
@@ -88,40 +149,78 @@ def _router(params: Mapping[str, Any]) -> RouterHypervisor:
 
 
 def _decide(
-    router: RouterHypervisor, wish: VmSpec, power: Power
+    router: RouterHypervisor, asked: Asked, units: HostUnits | None
 ) -> tuple[Plan, Vm | None, Hypervisor]:
-    found = router.observe(wish.name)
-    hypervisor = router.pick(wish.backend, found.handle if found else None)
-    return make_plan(wish, power, found, hypervisor.tag, hypervisor.features), found, hypervisor
+    wish, power = asked.wish, asked.power
+    found = router.observe(_present_name(router.store, asked))
+    if units is not None and found is not None and found.handle.autostart_unit is not None:
+        found = replace(found, unit_intact=units.is_intact(found.handle))
+    source = None
+    if wish.clone_from and (found is None or found.state is VmState.PREPARING):
+        source = router.observe(wish.clone_from)
+    tag = wish.backend or (source.handle.backend if source else None)
+    hypervisor = router.pick(tag, found.handle if found else None)
+    if asked.new_name is not None:
+        wish = replace(wish, name=asked.new_name)
+    plan = decide(wish, power, Seen(found, source), hypervisor.tag, hypervisor.features)
+    return plan, found, hypervisor
 
 
-def _check(plan: Plan, found: Vm | None, hypervisor: Hypervisor) -> None:
-    if {Verb.PREPARE, Verb.START} & {step.verb for step in plan.steps}:
+def _present_name(store: Store, asked: Asked) -> str:
+    name, new_name = asked.wish.name, asked.new_name
+    if new_name is None:
+        return name
+    return present_name((name, new_name), store.load(name), store.load(new_name))
+
+
+def _check(plan: Plan, found: Vm | None, hypervisor: Hypervisor, units: HostUnits | None) -> None:
+    verbs = {step.verb for step in plan.steps}
+    if {Verb.PREPARE, Verb.START, Verb.CHANGE} & verbs:
         hypervisor.check(plan.spec, found.handle if found else None)
+    enables = plan.spec.autostart and plan.state is not VmState.DESTROYED
+    if Verb.AUTOSTART in verbs and enables and units is not None:
+        units.check()
 
 
-def _predict(task: Task, router: RouterHypervisor, wish: VmSpec, power: Power) -> dict[str, Any]:
-    plan, found, hypervisor = _decide(router, wish, power)
+def _predict(task: Task, router: RouterHypervisor, asked: Asked) -> dict[str, Any]:
+    units = HostUnits(router.store)
+    plan, found, hypervisor = _decide(router, asked, units)
     try:
-        _check(plan, found, hypervisor)
+        _check(plan, found, hypervisor, units)
     except Unready as exc:
         task.warnings.append(f"This task would fail now, unless an earlier one changes that: {exc}")
     return _result(task, plan, found, dict(plan.predicted or {}))
 
 
-def _carry_out(task: Task, router: RouterHypervisor, wish: VmSpec, power: Power) -> dict[str, Any]:
+@contextlib.contextmanager
+def _locked(store: Store, names: Iterable[str], timeout: float) -> Iterator[list[str]]:
+    """Keep other tasks off the machines, and finish their removals; give the paths of what was kept then."""
+    deadline = time.monotonic() + timeout
+    with contextlib.ExitStack() as stack:
+        for name in sorted(names):  # everybody in the same order
+            stack.enter_context(store.lock(name, max(0.0, deadline - time.monotonic())))
+        yield [path for name in sorted(names) for path in store.sweep(name)]
+
+
+def _carry_out(
+    task: Task, router: RouterHypervisor, asked: Asked, units: HostUnits | None
+) -> dict[str, Any]:
     wait_timeout = float(task.params["wait_timeout"])
-    plan, found, hypervisor = _decide(router, wish, power)
-    _check(plan, found, hypervisor)
-    if plan.changed or not router.store.is_settled(wish.name):
-        with router.store.lock(wish.name, wait_timeout):
-            kept = router.store.sweep(wish.name)
+    power, names = asked.power, asked.names
+    plan, found, hypervisor = _decide(router, asked, units)
+    _check(plan, found, hypervisor, units)
+    if plan.changed or not all(map(router.store.is_settled, names)):
+        if plan.spec.clone_from and (found is None or found.state is VmState.PREPARING):
+            names |= {plan.spec.clone_from}
+        with _locked(router.store, names, wait_timeout) as kept:
             looked_at = plan.steps
-            plan, found, hypervisor = _decide(router, wish, power)
+            plan, found, hypervisor = _decide(router, asked, units)
             if plan.steps != looked_at:
-                _check(plan, found, hypervisor)
-            outcome = apply_plan(plan, hypervisor, found.handle if found else None)
+                _check(plan, found, hypervisor, units)
+            outcome = apply_plan(plan, hypervisor, found.handle if found else None, units)
             found = hypervisor.observe(outcome.handle) if outcome.handle else None
+            if units is not None:
+                _look_after(task, router.store, plan, found, units)
         task.warnings += [
             f"{path} was not made by this collection and is kept."
             for path in (*kept, *outcome.kept)
@@ -136,6 +235,16 @@ def _carry_out(task: Task, router: RouterHypervisor, wish: VmSpec, power: Power)
             raise
         result["vm"] = show_vm(found)
     return result
+
+
+def _look_after(task: Task, store: Store, plan: Plan, found: Vm | None, units: HostUnits) -> None:
+    """Have the host's systemd know what runs now, and what will start it be able to read what was recorded."""
+    if not plan.changed:
+        return
+    refresh_runner(store)
+    if found is not None and {Verb.START, Verb.AUTOSTART} & {step.verb for step in plan.steps}:
+        failure = units.adopt(found)
+        task.warnings += [failure] if failure else []
 
 
 def _result(task: Task, plan: Plan, found: Vm | None, shown: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ description:
   - Brings one virtual machine on the hypervisor host to the state and the options that the task asks for.
   - The machine runs on QEMU directly, without libvirt. Its disk is a copy-on-write overlay over O(image), which is never written.
   - Options that are left out keep the value that the machine has. Defaults apply only when it is created.
-  - Changed options that a running machine cannot take up are recorded, applied at its next start, and reported as RV(restart_required).
+  - Changed options are applied to a running machine at once as far as it can take them up. The rest is recorded, applied at its next start,
+    and reported as RV(restart_required). O(apply) says otherwise.
 extends_documentation_fragment:
   - cloudnebula.hypervisor._attributes
   - cloudnebula.hypervisor._attributes.actiongroup_all
@@ -79,21 +80,24 @@ options:
     choices: [qcow2, raw]
   vcpus:
     description:
-      - Number of virtual CPUs. A new machine gets 1.
+      - Number of virtual CPUs. A new machine gets 1. A running machine gets more of them up to O(vcpus_max), and fewer at its next start.
     type: int
   memory:
     description:
       - Memory, in MiB (V(1024)) or with a unit (V(2GiB)). A new machine gets 1024 MiB.
+      - A running machine gets more of it up to O(memory_max), in steps of 128 MiB, and less at its next start.
     type: str
   disk_size:
     description:
       - Size of the disk with a unit (V(20GiB)), or in GiB. A new machine gets the image's own size.
-      - A disk grows when the machine does not run, else at its next start. It never shrinks.
+      - A disk grows while the machine runs, too. It never shrinks.
     type: str
   networks:
     description:
       - The machine's network cards, in the order in which the guest sees them. V([]) means none. A new machine gets one of type V(user).
       - A card keeps its MAC address for the machine's life, under its name.
+      - A running machine gets new cards, and loses those that are not listed any more, at once. Other changes of a card are for its next start,
+        as is the loss of the card that leads to the guest's SSH while another of type V(user) stays.
     type: list
     elements: dict
     suboptions:
@@ -137,6 +141,10 @@ options:
       mtu:
         description: Largest packet in bytes, for the host's end on a bridge and, with O(networks[].model=virtio), as advice to the guest.
         type: int
+      connected:
+        description: Whether the cable is plugged in. It is pulled out and plugged in while the machine runs.
+        type: bool
+        default: true
       port_forwards:
         description: Ports of the host that lead into the guest, for O(networks[].type=user).
         type: list
@@ -181,7 +189,7 @@ options:
     type: str
   cloud_init:
     description:
-      - What cloud-init in the guest is told at its first boot. It cannot be changed afterwards.
+      - What cloud-init in the guest is told at its first boot. It can be changed afterwards only with O(cloud_init.rerun).
       - If left out, the guest gets its name as host name and an account C(vm) with a new SSH key.
     type: dict
     suboptions:
@@ -207,6 +215,11 @@ options:
       network_config:
         description: Network configuration for cloud-init, as a mapping or text.
         type: raw
+      rerun:
+        description:
+          - Allows the other suboptions to change on an existing machine. If one does, the guest is a new instance to cloud-init at its next start,
+            which then does anew what it does once for each instance, such as making accounts and SSH host keys. If none does, nothing happens.
+        type: bool
       ssh_host_key:
         description:
           - Make the guest's SSH host key beforehand and give it to the guest, so that nobody has to trust the first key that answers.
@@ -225,12 +238,209 @@ options:
   machine:
     description:
       - Machine type as QEMU names it. The default is V(q35).
+      - What a short name such as V(q35) stands for is recorded at the first start, so that a newer QEMU does not change the guest's hardware.
+      - V(microvm) needs O(kernel) and has virtio devices only.
     type: str
+  autostart:
+    description:
+      - Whether the machine is started when the hypervisor host boots, whatever its state was before, and the guest asked to power off when the host goes down.
+      - This is done by a unit of systemd, of the system if the task runs as root, else of the user's own instance, which needs lingering.
+        Without systemd the task fails before it touches anything. A new machine is not started by its host.
+      - The guest gets the seconds of O(stop_timeout) that the last task with O(autostart=true) said.
+    type: bool
+  new_name:
+    description:
+      - The name that the machine O(name) gets. Its folder is renamed, so it must not run, unless O(apply=restart) or O(state) lets it be stopped.
+      - If there is no machine O(name) any more, but one with the new name that once was it, the task goes on with this one.
+    type: str
+  clone_from:
+    description:
+      - Name of the machine, on the same host, of which a new machine is a copy. It must be off. What the task leaves open is taken from it.
+      - The disks are copied; the image below them is shared. The clone has its own UUID, MAC addresses, SSH port, keys, host name and cloud-init instance,
+        and a new generation ID for the guest to notice. It is not started by the host, and has no state of a TPM.
+      - For an existing machine, this only states where it came from, and cannot be changed.
+    type: str
+  disks:
+    description:
+      - Further disks, and options of the one that was made from O(image), which is called C(disk0).
+      - A disk is known by its name. One that is new is made; one that is there keeps what is left out; one that is not listed stays as it is,
+        unless O(unlisted_disks) says otherwise.
+      - A running machine gets disks, and loses them, at once, unless they are on V(sata) or have a O(disks[].boot_index).
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description: Name of the disk, at most 15 lower-case letters, digits, C(_) and C(-), beginning with a letter.
+        type: str
+        required: true
+      size:
+        description: Size with a unit (V(20GiB)), or in GiB. A new disk needs it, unless it has an image. It grows while the machine runs, and never shrinks.
+        type: str
+      image:
+        description: Path of an image on the hypervisor host that the disk is laid over, as the machine's own is over O(image). It cannot be changed afterwards.
+        type: str
+      format:
+        description: Format of the disk's file. The default is V(qcow2), which a disk over an image always has. It cannot be changed afterwards.
+        type: str
+        choices: [qcow2, raw]
+      bus:
+        description:
+          - What the disk is plugged into. The default is V(virtio-blk). Kernels that are made for clouds often have no driver for V(sata).
+        type: str
+        choices: [virtio-blk, virtio-scsi, nvme, sata]
+      cache:
+        description: How the host caches it, in QEMU's words. The default is V(writeback). V(unsafe) loses data when the host crashes.
+        type: str
+        choices: [none, writeback, writethrough, directsync, unsafe]
+      aio:
+        description: How QEMU reads and writes it. The default is V(threads). V(native) needs O(disks[].cache) V(none) or V(directsync).
+        type: str
+        choices: [threads, native, io_uring]
+      discard:
+        description: Whether blocks that the guest gives back become free on the host. The default is V(true).
+        type: bool
+      serial:
+        description: Serial number for the guest to find it by, at most 20 letters, digits, C(_), C(.) and C(-).
+        type: str
+      readonly:
+        description: Whether the guest may only read it. The default is V(false).
+        type: bool
+      boot_index:
+        description: Its place among the disks that the firmware tries, the lowest first. That of C(disk0) is 1 unless it is given another.
+        type: int
+      iops:
+        description: The most reads and writes together in a second. V(0) takes the limit away, as with those below.
+        type: int
+      iops_read:
+        description: The most reads in a second.
+        type: int
+      iops_write:
+        description: The most writes in a second.
+        type: int
+      bps:
+        description: The most bytes in a second, read and written together.
+        type: int
+      bps_read:
+        description: The most bytes read in a second.
+        type: int
+      bps_write:
+        description: The most bytes written in a second.
+        type: int
+  unlisted_disks:
+    description:
+      - What becomes of disks that O(disks), if it is given, does not list. V(keep) leaves them alone; V(detach) takes them out of the machine.
+      - The file of a detached disk stays, and the disk comes back with its data when it is listed again.
+    type: str
+    choices: [keep, detach]
+    default: keep
+  delete_detached_disks:
+    description:
+      - Delete the files of all disks that were made for the machine and that it no longer has. Disks that are in use are never deleted.
+    type: bool
+    default: false
+  cdrom:
+    description:
+      - Path of an ISO image on the hypervisor host that lies in the CD-ROM drive. An empty string is an empty drive. A new machine has no drive unless this is given.
+      - The medium is changed while the machine runs. A machine without a drive gets one at its next start, and keeps it.
+    type: str
+  vcpus_max:
+    description:
+      - Up to so many virtual CPUs are added while the machine runs. If left out, none are.
+    type: int
+  memory_max:
+    description:
+      - Up to so much memory is added while the machine runs, written as O(memory). If left out, none is.
+    type: str
+  apply:
+    description:
+      - What a changed option may do to a machine that runs. V(live) changes what can be changed without a restart. V(next_start) touches nothing
+        that runs, and leaves all to the next start.
+      - V(restart) powers it off and starts it again, once, if something needs that. Without such a need it does the same as V(live).
+      - What somebody else has changed in the running machine is put right in the same way.
+    type: str
+    choices: [live, next_start, restart]
+    default: live
   vnc:
     description:
       - Whether the guest has a screen, shown by VNC on a free port of 127.0.0.1 and protected by a generated password. See RV(vm.vnc).
       - A new machine has none.
     type: bool
+  firmware:
+    description:
+      - What starts the guest, V(bios) or V(uefi). A new machine gets V(bios).
+      - A system that was installed under one often does not start under the other, so change it back if it does not.
+      - A firmware of type V(uefi) must be installed on the host, such as the package C(ovmf). It keeps its variables in a file of the machine.
+    type: str
+    choices: [bios, uefi]
+  secure_boot:
+    description:
+      - Whether the firmware starts only what is signed by a key that it knows, which are those of Microsoft. Needs O(firmware=uefi) and a machine type q35.
+      - The variables of a machine with it are kept apart from those that it has without it. A new machine is without it.
+    type: bool
+  tpm:
+    description:
+      - Whether the guest has a TPM 2.0, which swtpm plays. Its state stays in the machine's folder also while this is off. A new machine has none.
+    type: bool
+  kernel:
+    description:
+      - Path of a kernel on the hypervisor host that is started in place of what is on the disk. An empty string, which a new machine gets, starts the disk.
+    type: path
+  initrd:
+    description:
+      - Path of the initial file system for O(kernel). An empty string means none.
+    type: path
+  kernel_cmdline:
+    description:
+      - The command line for O(kernel), such as V(root=/dev/vda1 console=ttyS0). It is shown in process lists, so it is no place for secrets.
+    type: str
+  smbios:
+    description:
+      - What the guest reads in its SMBIOS tables about the system. C({}) means QEMU's own words.
+    type: dict
+    suboptions:
+      manufacturer:
+        description: Who made it.
+        type: str
+      product:
+        description: Name of the product.
+        type: str
+      version:
+        description: Version of the product.
+        type: str
+      serial:
+        description: Serial number.
+        type: str
+      sku:
+        description: Number under which it is sold.
+        type: str
+      family:
+        description: Family of products.
+        type: str
+  shared_folders:
+    description:
+      - Folders of the hypervisor host that the guest mounts by virtiofs, with C(mount -t virtiofs NAME FOLDER). V([]) means none.
+      - Needs virtiofsd on the host. The one of Debian 12 works for root only.
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description: Name by which the guest mounts it, at most 36 letters, digits, C(_) and C(-).
+        type: str
+        required: true
+      path:
+        description: The folder. The guest's root does there what the user of the task may do.
+        type: path
+        required: true
+      readonly:
+        description: Whether the guest may only read. Needs virtiofsd 1.11 or newer.
+        type: bool
+        default: false
+  qemu_args:
+    description:
+      - Further arguments for QEMU, each an item of its own, at the end of its command line. V([]) means none.
+      - Nothing is promised about a machine with them. What would break what is promised about all machines is refused, such as C(-daemonize) or C(-sandbox).
+    type: list
+    elements: str
   propolis:
     description:
       - Where things are on an illumos host, and how the machine's server is hosted. Only for O(backend=propolis).
@@ -324,17 +534,26 @@ EXAMPLES = r"""
   ansible.builtin.debug:
     msg: "ssh -p {{ web1.vm.ssh.port }} -i {{ web1.vm.ssh.private_key_path }} {{ web1.vm.ssh.user }}@{{ web1.vm.ssh.host }}"
 
-- name: More memory
+- name: More memory, by a restart if that is what it takes
   cloudnebula.hypervisor.vm:
     name: web1
     memory: 4GiB
-  register: bigger
+    apply: restart
 
-- name: Restart it if that is what it takes
+- name: One more disk, while it runs
   cloudnebula.hypervisor.vm:
     name: web1
-    state: restarted
-  when: bigger.restart_required
+    disks:
+      - name: data
+        size: 100GiB
+        serial: DATA
+
+- name: Take that disk out and delete it
+  cloudnebula.hypervisor.vm:
+    name: web1
+    disks: []
+    unlisted_disks: detach
+    delete_detached_disks: true
 
 - name: Your own user-data, and no network
   cloudnebula.hypervisor.vm:
@@ -397,12 +616,12 @@ vm:
       type: int
       sample: 2048
     disks:
-      description: Its disks, each with C(name), C(path), C(format), C(size) in bytes and C(image).
+      description: Its disks, each with C(name), C(path), C(format), C(size) in bytes, C(image), and whether the machine has it (C(attached)).
       type: list
       elements: dict
     networks:
       description: >-
-          Its network cards, each with what it was given, C(name), C(type), C(bridge), C(interface), C(link), C(vlan), C(model), C(mtu) and C(port_forwards),
+          Its network cards, each with what it was given, C(name), C(type), C(bridge), C(interface), C(link), C(vlan), C(model), C(mtu), C(connected) and C(port_forwards),
           its C(mac), and the C(ip_addresses) that are the guest's for sure.
       type: list
       elements: dict
@@ -449,7 +668,8 @@ vm:
       description: The text for people.
       type: str
 actions:
-  description: What was done (in check mode, would be), in order, of C(prepare), C(start), C(stop), C(suspend), C(resume), C(destroy).
+  description: What was done (in check mode, would be), in order, of C(prepare), C(change), C(discard), C(start), C(stop), C(suspend), C(resume), C(destroy),
+    C(autostart) (the unit that starts it with its host was made or removed), C(rename).
   returned: success, and when the guest did not answer in time
   type: list
   elements: str

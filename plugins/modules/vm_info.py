@@ -100,12 +100,12 @@ vms:
       type: int
       sample: 2048
     disks:
-      description: Its disks, each with C(name), C(path), C(format), C(size) in bytes and C(image).
+      description: Its disks, each with C(name), C(path), C(format), C(size) in bytes, C(image), and whether the machine has it (C(attached)).
       type: list
       elements: dict
     networks:
       description: >-
-          Its network cards, each with what it was given, C(name), C(type), C(bridge), C(interface), C(link), C(vlan), C(model), C(mtu) and C(port_forwards),
+          Its network cards, each with what it was given, C(name), C(type), C(bridge), C(interface), C(link), C(vlan), C(model), C(mtu), C(connected) and C(port_forwards),
           its C(mac), and the C(ip_addresses) that are the guest's for sure.
       type: list
       elements: dict

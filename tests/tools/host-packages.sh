@@ -14,6 +14,8 @@ TABLE='
 run    qemu-system-x86  qemu-system-x86_64
 run    qemu-utils       qemu-img
 run    openssh-client   ssh
+test   ovmf             /usr/share/OVMF/OVMF_CODE_4M.fd
+test   swtpm            swtpm
 test   genisoimage      genisoimage
 test   xorriso          xorriso
 test   iproute2         ip
@@ -22,6 +24,7 @@ test   socat            socat
 test   dnsmasq-base     dnsmasq
 test   nftables         nft
 test   busybox-static   busybox
+test   systemd          systemd-analyze
 
 guest  syslinux         syslinux
 guest  syslinux-common  /usr/lib/syslinux/mbr/mbr.bin

@@ -5,6 +5,16 @@
 
 from __future__ import annotations
 
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.disks import (
+    Disk,
+    DiskRecord,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.firmware import (
+    FirmwareRecord,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.folders import (
+    SharedFolder,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.handle import VmHandle
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.networks import (
     AddressFilter,
@@ -22,6 +32,18 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec 
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
 
 GIB = 1024**3
+# As plain as a machine of which the task says nothing.
+PLAIN_BOARD = {
+    "firmware": "bios",
+    "secure_boot": False,
+    "tpm": False,
+    "kernel": "",
+    "initrd": "",
+    "kernel_cmdline": "",
+    "smbios": {},
+    "shared_folders": (),
+    "qemu_args": (),
+}
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGJkg me@example.org"
 SECRET = "s3cr3t-hunter2"
 
@@ -44,6 +66,7 @@ FULL_SPEC = VmSpec(
         meta_data=f"instance-id: {SECRET}",
         network_config={"version": 2, "wifi": {"password": SECRET}},
         ssh_host_key=True,
+        rerun=True,
     ),
     accelerator="tcg",
     cpu="max",
@@ -53,6 +76,21 @@ FULL_SPEC = VmSpec(
     description="A server",
     image_checksum="sha256:" + 64 * "0",
     propolis=PROPOLIS_DEFAULTS,
+    disks=(Disk("data", size=5 * GIB).completed(),),
+    cdrom="/srv/iso/tools.iso",
+    vcpus_max=4,
+    memory_max_mib=4096,
+    firmware="uefi",
+    secure_boot=True,
+    tpm=True,
+    kernel="/srv/boot/vmlinuz",
+    initrd="/srv/boot/initrd.img",
+    kernel_cmdline="console=ttyS0",
+    smbios={"manufacturer": "Example, Inc."},
+    shared_folders=(SharedFolder("work", "/srv/work"),),
+    qemu_args=("-device", "virtio-balloon-pci"),
+    autostart=True,
+    clone_from="web0",
 )
 
 FULL_HANDLE = VmHandle(
@@ -74,13 +112,25 @@ FULL_HANDLE = VmHandle(
     ssh_host_port=10061,
     disk_format="raw",
     base_image="/srv/images/base.qcow2",
+    disks={"data": DiskRecord("/data/vms/web1/disk-data.qcow2", "qcow2", 5 * GIB)},
     propolis=PropolisRecord(port=12400, vnics={"net0": "vm1n0"}),
     macs={"net0": "52:54:00:12:34:56"},
     uefi=True,
+    firmware={
+        "secure_boot": FirmwareRecord("/usr/share/OVMF/CODE.fd", "raw", "nvram-secure-boot.qcow2")
+    },
+    machine_types={"isapc": "isapc"},
     accelerator="tcg",
     accelerator_reason="The task asks for it.",
     booted=FULL_SPEC,
     stopped_by="guest",
+    autostart_unit="cloudnebula-vm@web1.service",
+    autostart_patience=60,
+    instance=1,
+    seed_stale=True,
+    generation="0f1e2d3c-4b5a-4678-8a9b-aabbccddeeff",
+    renaming="web2",
+    renamed_from="web0",
 )
 
 

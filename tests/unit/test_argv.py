@@ -15,6 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.disks import (
+    SYSTEM_DISK,
+    Disk,
+    DiskRecord,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     BackendNotAvailable,
 )
@@ -33,6 +38,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.run_s
 from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import (
     FULL_HANDLE,
     FULL_SPEC,
+    PLAIN_BOARD,
     SECRET,
 )
 
@@ -45,13 +51,39 @@ AWKWARD = "/srv/a b,c=d/ü🐧\"'\\%s$HOME,,x"
 
 def machine(folder="/data/vms/web1", **spec):
     """Return a machine with a plain spec but for what is given."""
-    plain = {"cpu": None, "machine": None, "vnc": False}
+    plain = {"cpu": None, "machine": None, "vnc": False, "disks": (), "cdrom": None}
+    plain |= {"vcpus_max": None, "memory_max_mib": None, **PLAIN_BOARD}
     return FULL_HANDLE.evolve(
         base_image=None,  # records of older releases name none
         spec=replace(FULL_SPEC, **{**plain, **spec}),
         overlay_path=f"{folder}/overlay.qcow2",
         seed_iso_path=f"{folder}/seed.iso",
     )
+
+
+GIB = 1024**3
+DISKS = (
+    Disk(SYSTEM_DISK, cache="none", aio="native", discard=False).completed(),
+    Disk("data", size=GIB, serial="DATA1", cache="directsync", boot_index=3).completed(),
+    Disk("fast", size=GIB, bus="nvme", readonly=True, cache="unsafe").completed(),
+    Disk("many", size=GIB, bus="virtio-scsi", format="raw", aio="io_uring").completed(),
+    Disk("old", size=GIB, bus="sata", image="/srv/images/data.raw").completed(),
+)
+
+
+def made(disks):
+    """Return the records of disks as they would be."""
+    return {
+        disk.name: DiskRecord(
+            f"/data/vms/web1/disk-{disk.name}.{disk.format}",
+            disk.format,
+            GIB,
+            disk.image,
+            disk.image and "raw",
+        )
+        for disk in disks
+        if disk.name != SYSTEM_DISK
+    }
 
 
 CASES = {
@@ -69,6 +101,15 @@ CASES = {
         machine(machine="pc-q35-7.2", cpu="Nehalem,+vmx,pmu=off"),
         replace(TCG, cpu="Nehalem,+vmx,pmu=off"),
     ),
+    "disks": (
+        machine(machine="q35", disks=DISKS, cdrom="").evolve(disks=made(DISKS)),
+        TCG,
+    ),
+    "disks_without_ports": (
+        machine(machine="pc", disks=DISKS[:4], cdrom="/srv/a,b.iso").evolve(disks=made(DISKS)),
+        TCG,
+    ),
+    "room_for_more": (machine(machine="q35", vcpus_max=8, memory_max_mib=16384), TCG),
     "awkward_paths": (
         machine(AWKWARD, image=f"{AWKWARD}.qcow2", vnc=True),
         replace(TCG, pid_file=f"{AWKWARD}/qemu.pid", vnc_password=f"{AWKWARD}/vnc.password"),
@@ -187,18 +228,30 @@ def test_the_console_is_logged_through_a_pipe(built):
 
 def test_disks_name_every_file_with_its_format_and_write_only_the_overlay(built):
     vm, _launch, argv = built
-    root, *seed = [json.loads(value) for value in values(argv, "-blockdev")]
+    nodes = {node["node-name"]: node for node in map(json.loads, values(argv, "-blockdev"))}
+    root, seed, medium = (nodes.pop(name, None) for name in ("disk0", "seed", "medium"))
 
     assert (root["driver"], root["file"]["filename"]) == ("qcow2", vm.overlay_path)
     assert "read-only" not in root
     base = root["backing"]
-    assert (base["driver"], base["file"]["filename"]) == (vm.spec.image_format, (vm.base_image or vm.spec.image))
+    assert (base["driver"], base["file"]["filename"]) == (
+        vm.spec.image_format,
+        vm.base_image or vm.spec.image,
+    )
     assert base["read-only"] is base["file"]["read-only"] is True
     assert base.get("backing", "unset") == (None if base["driver"] == "qcow2" else "unset")
-    for disk in seed:
-        assert (disk["driver"], disk["file"]["filename"]) == ("raw", vm.seed_iso_path)
-        assert disk["read-only"] is disk["file"]["read-only"] is True
-    assert len(seed) == (vm.seed_iso_path is not None)
+    for node, path in ((seed, vm.seed_iso_path), (medium, vm.spec.cdrom)):
+        assert (node is None) == (not path)
+        if node is not None:
+            assert (node["driver"], node["file"]["filename"]) == ("raw", path)
+            assert node["read-only"] is node["file"]["read-only"] is True
+    listed = [disk for disk in vm.spec.disks or () if disk.name != SYSTEM_DISK]
+    assert list(nodes) == [f"disk-{disk.name}" for disk in listed]
+    for disk in listed:
+        node, record = nodes[f"disk-{disk.name}"], vm.disks[disk.name]
+        assert (node["driver"], node["file"]["filename"]) == (record.format, record.path)
+        assert ("backing" in node) == (record.format == "qcow2")
+        assert node.get("read-only", False) == disk.readonly
     assert not {"-drive", "-hda", "-cdrom"} & set(argv)
 
 
@@ -206,7 +259,7 @@ def test_the_disk_comes_before_the_seed_and_is_booted(built):
     disks = [value for value in values(built[2], "-device") if value.startswith("virtio-blk")]
 
     assert parse(disks[0])["drive"] == "disk0"
-    assert [parse(disk).get("bootindex") for disk in disks] == ["1", None][: len(disks)]
+    assert [parse(disk).get("bootindex") for disk in disks][:2] == ["1", None][: len(disks)]
 
 
 def test_the_network_card_has_the_machines_address(built):
@@ -223,8 +276,8 @@ def test_the_network_card_has_the_machines_address(built):
 def test_size_and_speed_are_as_the_spec_says(built):
     vm, launch, argv = built
 
-    assert values(argv, "-smp") == ["2"]
-    assert values(argv, "-m") == ["2048M"]
+    assert [value.partition(",")[0] for value in values(argv, "-smp")] == ["2"]
+    assert [value.partition(",")[0] for value in values(argv, "-m")] == ["2048M"]
     assert values(argv, "-cpu") == [launch.cpu]
     accelerator = values(argv, "-accel")[0]
     assert accelerator == ("kvm" if launch.accelerator == "kvm" else "tcg,tb-size=64")

@@ -13,10 +13,14 @@ import yaml
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core import errors, layout
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.changes import (
     EFFECTS,
+    Effect,
     option_name,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.plan import STEPS
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import Goal
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.hotplug import (
+    Hotplugger,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -68,7 +72,16 @@ def test_every_error_code_is_explained_once():
 
 def test_options_take_effect_as_documented():
     documented = {row[0].strip("`"): row[1] for row in table("docs/architecture.md", "option")[1:]}
-    assert documented == {option_name(name): effect.value for name, effect in EFFECTS.items()}
+    live = "live, as far as the running machine can, else at the next start"
+    words = {effect: live if effect is Effect.LIVE else effect.value for effect in Effect}
+    assert documented == {option_name(name): words[effect] for name, effect in EFFECTS.items()}
+
+
+def test_changes_of_a_running_machine_are_as_documented():
+    words = [cell for row in table("docs/architecture.md", "change")[1:] for cell in row[:1]]
+    documented = {word.strip("`") for cell in words for word in cell.split(", ")}
+    made = {name[1:] for name in vars(Hotplugger) if re.fullmatch(r"_[a-z]+_[a-z]+", name)}
+    assert documented == made - {"open_tray"}
 
 
 def test_steps_are_as_documented():

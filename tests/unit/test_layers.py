@@ -27,7 +27,8 @@ MAY_IMPORT = {
     **dict.fromkeys(BACKENDS, GUEST),
     "_router": ROUTER,
     "_module": ROUTER | {"_router"},
-    "_manage": ROUTER | {"_router", "_module"},
+    "_autostart": HOST,
+    "_manage": ROUTER | {"_router", "_module", "_autostart", "_arguments"},
     "_arguments": set(),
 }
 HTTP_DOOR = "_host/http.py"

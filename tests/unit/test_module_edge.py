@@ -418,7 +418,8 @@ def test_ssh_is_not_waited_for_where_the_running_machine_has_no_network(edge, ch
     record = edge.data_dir / "vms" / "web1" / "vm.json"
     before = record.read_bytes()
 
-    result = edge.vm(networks=[{"type": "user"}], wait_for="ssh", check=check)
+    wish = {"networks": [{"type": "user"}], "apply": "next_start"}
+    result = edge.vm(**wish, wait_for="ssh", check=check)
 
     assert result["error"]["details"] == {"option": "wait_for"}
     assert "state=restarted" in result["error"]["help"]

@@ -177,9 +177,10 @@ def test_a_failed_guest_that_waits_for_its_disk_is_resumed(bench):
 
     bench.apply(plan, found)
 
-    assert plan.actions == ["prepare", "resume"]
+    assert plan.actions == ["prepare", "resume", "change"]
     assert bench.found().state is VmState.RUNNING
-    assert bench.found().restart_required
+    assert bench.found().handle.disk_bytes == MORE.disk_size
+    assert plan.restart_reasons == ("vcpus",), "there is no room for more of them"
 
 
 @pytest.mark.parametrize(("timeout", "word"), [(30.0, "guest"), (0.0, "quit")])
@@ -255,7 +256,8 @@ def test_the_port_comes_from_the_range_that_was_asked_for(bench):
 
 def test_ssh_is_shown_as_long_as_the_network_is_there(bench):
     bench.bring(FIRST, Goal.STARTED)
-    bench.bring(NO_NETWORK, Goal.STARTED)
+    found = bench.found()
+    bench.apply(bench.plan(NO_NETWORK, Goal.STARTED, found, apply="next_start"), found)
     running = show_vm(bench.found())
 
     bench.bring(SAME, Goal.RESTARTED)

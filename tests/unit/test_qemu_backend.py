@@ -42,6 +42,7 @@ from ansible_collections.cloudnebula.hypervisor.tests.unit.fake_qmp import FakeQ
 from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import (
     FULL_HANDLE,
     FULL_SPEC,
+    PLAIN_BOARD,
     minimal_handle,
 )
 
@@ -56,6 +57,7 @@ os.write(fd, b"%d\\n" % os.getpid())
 print("locked", flush=True)
 sys.stdin.read()
 """
+PLAIN_SPEC = replace(FULL_SPEC, **PLAIN_BOARD)
 OTHER_UUID = "00000000-0000-4000-8000-000000000000"
 
 
@@ -74,8 +76,8 @@ class Machine:
         return {
             "id": FULL_HANDLE.id,
             "work_dir": self.folder,
-            "spec": replace(FULL_SPEC, vnc=False),
-            "booted": replace(FULL_SPEC, vnc=True),
+            "spec": replace(PLAIN_SPEC, vnc=False),
+            "booted": replace(PLAIN_SPEC, vnc=True),
             "state": VmState.RUNNING,
             "console_socket": self.path("console.sock"),
         }
@@ -106,6 +108,10 @@ class Machine:
             "query_status": {"return": {"status": "running"}},
             "query_vnc": {"return": {"enabled": True, "host": "127.0.0.1", "service": "5907"}},
             "system_powerdown": {"return": {}},
+            "query_memory_size_summary": {"return": {"base-memory": 2048 * 1024**2}},
+            "query_block": {"return": []},
+            "query_cpus_fast": {"return": [{}, {}]},
+            "qom_list": {"return": [{"name": "card-net0", "type": "child<virtio-net-pci>"}]},
             **answers,
         }
 
@@ -162,7 +168,7 @@ def test_the_screen_is_where_the_monitor_says_whatever_the_record_says(machine, 
 
 
 def test_a_machine_that_was_started_without_a_screen_has_none(machine):
-    without = machine.vm.evolve(booted=replace(FULL_SPEC, vnc=False), spec=FULL_SPEC)
+    without = machine.vm.evolve(booted=replace(PLAIN_SPEC, vnc=False), spec=PLAIN_SPEC)
     with machine.monitor() as fake:
         vm = machine.backend.observe(without)
 

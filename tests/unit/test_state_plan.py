@@ -18,7 +18,6 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.plan 
     make_plan,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
-    CloudInit,
     Network,
     PortRange,
     VmSpec,
@@ -337,10 +336,6 @@ REFUSED = {
     "another backend": (
         *(VmSpec("web1", backend="noop"), {}),
         *("vm_manager.spec.cannot_change", "backend"),
-    ),
-    "another user in the guest": (
-        *(VmSpec("web1", cloud_init=CloudInit(user="root")), {}),
-        *("vm_manager.spec.cannot_change", "cloud_init"),
     ),
     "a smaller disk": (
         *(VmSpec("web1", disk_size=10 * GIB - 512), {"disk_bytes": 10 * GIB}),

@@ -57,7 +57,16 @@ def test_a_running_machine_shows_everything():
                 "format": "raw",
                 "size": 20 * GIB,
                 "image": "/srv/images/base.qcow2",
-            }
+                "attached": True,
+            },
+            {
+                "name": "data",
+                "path": "/data/vms/web1/disk-data.qcow2",
+                "format": "qcow2",
+                "size": 5 * GIB,
+                "image": None,
+                "attached": True,
+            },
         ],
         "networks": [
             {
@@ -69,6 +78,7 @@ def test_a_running_machine_shows_everything():
                 "mtu": None,
                 "port_forwards": [],
                 "link": None,
+                "connected": True,
                 "vlan": None,
                 "mac": "52:54:00:12:34:56",
                 "ip_addresses": ["127.0.0.1"],

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .autostart import HostBoot
 from .errors import VmError
 from .handle import VmHandle
 from .hypervisor import Hypervisor
 from .plan import Plan, Step
-from .state import Verb
+from .state import Verb, VmState
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,30 @@ class Outcome:
     kept: tuple[str, ...] = ()
 
 
-def apply_plan(plan: Plan, hypervisor: Hypervisor, found: VmHandle | None) -> Outcome:
+def apply_plan(
+    plan: Plan, hypervisor: Hypervisor, found: VmHandle | None, boot: HostBoot | None = None
+) -> Outcome:
     """Do the steps in order. A machine that was made here and cannot be started is removed again."""
     outcome = Outcome(found)
     for step in plan.steps:
         try:
-            outcome = _act(step, plan, hypervisor, outcome)
+            if step.verb is Verb.AUTOSTART:
+                outcome = _autostart(step, plan, boot, outcome)
+            else:
+                outcome = _act(step, plan, hypervisor, outcome)
         except VmError:
             if step.verb is Verb.START and found is None and outcome.handle is not None:
                 hypervisor.destroy(outcome.handle)
             raise
     return outcome
+
+
+def _autostart(step: Step, plan: Plan, boot: HostBoot | None, before: Outcome) -> Outcome:
+    if boot is None or before.handle is None:
+        return before
+    if plan.spec.autostart and plan.state is not VmState.DESTROYED:
+        return Outcome(boot.enable(before.handle, int(step.timeout)))
+    return Outcome(boot.disable(before.handle))
 
 
 def _act(step: Step, plan: Plan, hypervisor: Hypervisor, before: Outcome) -> Outcome:
@@ -44,8 +58,10 @@ def _act(step: Step, plan: Plan, hypervisor: Hypervisor, before: Outcome) -> Out
         return before
     if step.verb is Verb.CHANGE:
         return Outcome(hypervisor.change(handle, plan.changes, plan.running or plan.spec))
+    if step.verb is Verb.RENAME:
+        return Outcome(hypervisor.rename(handle, plan.spec.name))
     if step.verb is Verb.DISCARD:
-        return Outcome(hypervisor.discard(handle))
+        return Outcome(hypervisor.discard(handle, plan.discards))
     if step.verb is Verb.DESTROY:
         return Outcome(None, tuple(hypervisor.destroy(handle)))
     if step.verb is Verb.STOP:

@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from enum import Enum
 
+from .disks import SYSTEM_DISK, Disk
 from .errors import CannotChange, InvalidSpec
 from .propolis import FIXED as PROPOLIS_FIXED
 from .sizes import show_size
@@ -36,7 +38,7 @@ EFFECTS: Mapping[str, Effect] = {
     "networks": Effect.LIVE,
     "addresses": Effect.AT_ONCE,
     "ssh_port_range": Effect.AT_ONCE,
-    "cloud_init": Effect.RECREATE,
+    "cloud_init": Effect.NEXT_START,  # and only if the task says rerun
     "accelerator": Effect.NEXT_START,
     "cpu": Effect.NEXT_START,
     "machine": Effect.NEXT_START,
@@ -49,6 +51,17 @@ EFFECTS: Mapping[str, Effect] = {
     "cdrom": Effect.LIVE,
     "vcpus_max": Effect.NEXT_START,
     "memory_max_mib": Effect.NEXT_START,
+    "firmware": Effect.NEXT_START,
+    "secure_boot": Effect.NEXT_START,
+    "tpm": Effect.NEXT_START,
+    "kernel": Effect.NEXT_START,
+    "initrd": Effect.NEXT_START,
+    "kernel_cmdline": Effect.NEXT_START,
+    "smbios": Effect.NEXT_START,
+    "shared_folders": Effect.NEXT_START,
+    "qemu_args": Effect.NEXT_START,
+    "autostart": Effect.AT_ONCE,
+    "clone_from": Effect.RECREATE,
 }
 
 
@@ -71,8 +84,40 @@ def differing(old: VmSpec, new: VmSpec, *effects: Effect) -> tuple[str, ...]:
 
 
 def pending(running: VmSpec, wanted: VmSpec) -> tuple[str, ...]:
-    """Return the options whose values a running machine has not taken up."""
-    return differing(running, wanted, Effect.LIVE, Effect.NEXT_START)
+    """Return the options whose values a running machine has not taken up.
+
+    A disk that is larger than what is asked for counts as that large: it never shrinks. The order in which cards and
+    disks came does not count.
+    """
+    return differing(_settled(running, wanted), wanted, Effect.LIVE, Effect.NEXT_START)
+
+
+def _settled(running: VmSpec, wanted: VmSpec) -> VmSpec:
+    order = [card.name for card in wanted.networks or ()]
+    cards = {card.name: card for card in running.networks or ()}
+    networks = [cards.pop(name) for name in order if name in cards]
+    return replace(
+        running,
+        disk_size=_enough(running.disk_size, wanted.disk_size),
+        networks=(*networks, *cards.values()) or (wanted.networks and ()),
+        disks=_settled_disks(running.disks or (), wanted.disks or ()) or (wanted.disks and ()),
+    )
+
+
+def _settled_disks(running: Sequence[Disk], wanted: Sequence[Disk]) -> tuple[Disk, ...]:
+    there = {disk.name: disk for disk in running}
+    found = []
+    for disk in wanted:
+        has = there.pop(disk.name, None)
+        if has is None and disk.name == SYSTEM_DISK:
+            has = Disk(SYSTEM_DISK).completed()
+        if has is not None:
+            found.append(replace(has, size=_enough(has.size, disk.size)))
+    return (*found, *there.values())
+
+
+def _enough(has: int | None, wanted: int | None) -> int | None:
+    return wanted if wanted is None or (has is not None and has > wanted) else has
 
 
 def check_change(old: VmSpec, new: VmSpec, disk_bytes: int | None, ssh_port: int | None) -> None:
@@ -90,11 +135,11 @@ def check_change(old: VmSpec, new: VmSpec, disk_bytes: int | None, ssh_port: int
                 f"{getattr(old.propolis, name, None)!r}.",
                 option=f"propolis.{name}",
             )
-    _check_disks(old, new)
-    if new.disk_size is not None and disk_bytes is not None and new.disk_size < disk_bytes:
+    size, has = new.disk_size, disk_bytes or 0
+    if size is not None and size != old.disk_size and size < has:
         raise InvalidSpec(
-            f"disk_size: {show_size(new.disk_size)} is smaller than the disk of the VM '{old.name}', "
-            f"which has {show_size(disk_bytes)}.",
+            f"disk_size: {show_size(size)} is smaller than the disk of the VM '{old.name}', "
+            f"which has {show_size(has)}.",
             "A disk only grows: shrinking would cut off the guest's data.",
             option="disk_size",
         )
@@ -104,26 +149,3 @@ def check_change(old: VmSpec, new: VmSpec, disk_bytes: int | None, ssh_port: int
             f"ssh_port_range: the VM '{old.name}' keeps its port {ssh_port}, which lies outside of the range.",
             option="ssh_port_range",
         )
-
-
-def _check_disks(old: VmSpec, new: VmSpec) -> None:
-    known = {disk.name: disk for disk in old.disks or ()}
-    for index, disk in enumerate(new.disks or ()):
-        before = known.get(disk.name)
-        if before is None:
-            continue
-        for field in ("image", "format"):
-            if getattr(before, field) != getattr(disk, field):
-                raise CannotChange(
-                    f"disks[{index}].{field}: the disk '{disk.name}' of the VM '{old.name}' was created with "
-                    f"another value, {getattr(before, field)!r}.",
-                    "Give the new disk another name, or detach and delete the old one first.",
-                    option=f"disks[{index}].{field}",
-                )
-        if disk.size is not None and before.size is not None and disk.size < before.size:
-            raise InvalidSpec(
-                f"disks[{index}].size: {show_size(disk.size)} is smaller than the disk '{disk.name}' of the VM "
-                f"'{old.name}', which has {show_size(before.size)}.",
-                "A disk only grows: shrinking would cut off the guest's data.",
-                option=f"disks[{index}].size",
-            )

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from .errors import InvalidSpec
-from .sizes import GIB, parse_size
+from .errors import CannotChange, InvalidSpec
+from .sizes import GIB, parse_size, show_size
 
 SYSTEM_DISK = "disk0"  # the one that is made from the image
 BUSES = ("virtio-blk", "virtio-scsi", "nvme", "sata")
 MAX_DISKS = 16
+MAX_SATA = 5  # the board has six ports, and one is the CD-ROM drive's
 LIMITS = ("iops", "iops_read", "iops_write", "bps", "bps_read", "bps_write")
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,14}")
@@ -51,8 +52,9 @@ class Disk:
         return replace(base, **{name: value for name, value in given.items() if value is not None})
 
     def completed(self) -> Disk:
-        """Return this disk with the defaults of a new one where it left options open."""
-        return self.over(replace(_DEFAULTS, name=self.name))
+        """Return this disk with the defaults of a new one where it left options open. A limit of 0 is none."""
+        limits: dict[str, Any] = {limit: getattr(self, limit) or None for limit in LIMITS}
+        return replace(self.over(replace(_DEFAULTS, name=self.name)), **limits)
 
     @property
     def limits(self) -> Mapping[str, int]:
@@ -85,25 +87,100 @@ class DiskRecord:
 def merged(wish: Sequence[Disk] | None, base: Sequence[Disk] | None) -> tuple[Disk, ...] | None:
     """Return the disks of ``base`` brought to what ``wish`` says of them, and its new ones behind them."""
     if wish is None or base is None:
-        return tuple(wish) if base is None and wish is not None else base and tuple(base)
+        given = base if wish is None else wish
+        return None if given is None else tuple(given)
     wanted = {disk.name: disk for disk in wish}
     known = [wanted.pop(old.name).over(old) if old.name in wanted else old for old in base]
     return (*known, *wanted.values())
+
+
+def adopted(disk: Disk, record: DiskRecord | None) -> Disk:
+    """Return a disk that was detached and is asked for again with what it was made as."""
+    if record is None:
+        return disk
+    return disk.over(Disk(disk.name, image=record.base_image, format=record.format))
+
+
+def check_together(disks: Sequence[Disk], wish: Sequence[Disk]) -> None:
+    """Raise ``InvalidSpec`` for the first disk of a machine that does not go with the others. ``wish`` is the task's list."""
+    if len([disk for disk in disks if disk.name != SYSTEM_DISK]) > MAX_DISKS:
+        raise InvalidSpec(f"disks: at most {MAX_DISKS} are possible.", option="disks")
+    if len([disk for disk in disks if disk.bus == "sata"]) > MAX_SATA:
+        raise InvalidSpec(f"disks: at most {MAX_SATA} on sata are possible.", option="disks")
+    for field in ("serial", "boot_index"):
+        _refuse_twice(field, disks, wish)
+    for disk in disks:
+        for total in ("iops", "bps"):
+            if getattr(disk, total) and (
+                getattr(disk, f"{total}_read") or getattr(disk, f"{total}_write")
+            ):
+                raise _invalid(
+                    f"{_place(disk.name, wish)}.{total}",
+                    f"it stands for reads and writes together, so {total}_read and {total}_write must be 0",
+                )
+        if disk.aio == "native" and disk.cache not in ("none", "directsync"):
+            raise _invalid(
+                f"{_place(disk.name, wish)}.aio", "native needs cache none or directsync"
+            )
+
+
+def check_disk_changes(
+    vm: str,
+    wish: Sequence[Disk],
+    old: Sequence[Disk],
+    made: Mapping[str, DiskRecord],
+    sizes: Mapping[str, int],
+) -> None:
+    """Raise for the first disk of a task that cannot become what it says.
+
+    ``old`` is what the machine ``vm`` has, ``made`` are all disks that were ever made for it and not deleted,
+    ``sizes`` how large they are in bytes.
+    """
+    known = {disk.name: disk for disk in old}
+    for index, disk in enumerate(wish):
+        record = made.get(disk.name)
+        before = known.get(disk.name) or adopted(Disk(disk.name), record)
+        if record is None and disk.name not in known:
+            continue
+        for field in ("image", "format"):
+            if getattr(disk, field) not in (None, getattr(before, field)):
+                raise CannotChange(
+                    f"disks[{index}].{field}: the disk '{disk.name}' of the VM '{vm}' was created with another "
+                    f"value, {getattr(before, field)!r}.",
+                    "Give the new disk another name, or detach and delete the old one first.",
+                    option=f"disks[{index}].{field}",
+                )
+        has = sizes.get(disk.name, before.size)
+        if disk.size not in (None, before.size) and (disk.size or 0) < (has or 0):
+            raise InvalidSpec(
+                f"disks[{index}].size: {show_size(disk.size or 0)} is smaller than the disk '{disk.name}' of the VM "
+                f"'{vm}', which has {show_size(has or 0)}.",
+                "A disk only grows: shrinking would cut off the guest's data.",
+                option=f"disks[{index}].size",
+            )
+
+
+def _place(name: str, wish: Sequence[Disk]) -> str:
+    names = [disk.name for disk in wish]
+    return f"disks[{names.index(name)}]" if name in names else f"disks ({name})"
+
+
+def _refuse_twice(field: str, disks: Sequence[Disk], wish: Sequence[Disk]) -> None:
+    values: list[object] = []
+    for index, disk in enumerate(disks):
+        value = getattr(disk, field)
+        if value is not None and value in values:
+            place = f"disks[{index}]" if disks is wish else _place(disk.name, wish)
+            raise _invalid(f"{place}.{field}", f"{value} is there twice")
+        values.append(value)
 
 
 def disks_from_params(items: Sequence[Mapping[str, Any]] | None) -> tuple[Disk, ...] | None:
     """Read the option ``disks``; raise ``InvalidSpec`` naming the first suboption that makes no sense."""
     if items is None:
         return None
-    if len(items) > MAX_DISKS:
-        raise InvalidSpec(f"disks: at most {MAX_DISKS} are possible.", option="disks")
     disks = tuple(_disk(f"disks[{index}]", item) for index, item in enumerate(items))
-    for field in ("name", "serial", "boot_index"):
-        values = [getattr(disk, field) for disk in disks]
-        for index, value in enumerate(values):
-            if value is not None and value in values[:index]:
-                option = f"disks[{index}].{field}"
-                raise InvalidSpec(f"{option}: {value} is there twice.", option=option)
+    _refuse_twice("name", disks, disks)
     return disks
 
 
@@ -118,6 +195,8 @@ def _disk(option: str, item: Mapping[str, Any]) -> Disk:
                 )
     if item.get("readonly") and name == SYSTEM_DISK:
         raise _invalid(f"{option}.readonly", "the guest's own disk is written")
+    if item.get("format") == "raw" and item.get("image") is not None:
+        raise _invalid(f"{option}.format", "a disk over an image is qcow2, whatever the image is")
     return Disk(
         name=name or "",
         size=_size(f"{option}.size", item.get("size")),
@@ -125,20 +204,13 @@ def _disk(option: str, item: Mapping[str, Any]) -> Disk:
         format=item.get("format"),
         bus=item.get("bus"),
         cache=item.get("cache"),
-        aio=_aio(option, item),
+        aio=item.get("aio"),
         discard=item.get("discard"),
         serial=_matching(f"{option}.serial", _SERIAL, item.get("serial")),
         readonly=item.get("readonly"),
         boot_index=_at_least(f"{option}.boot_index", item.get("boot_index"), 0),
         **{limit: _at_least(f"{option}.{limit}", item.get(limit), 0) for limit in LIMITS},
     )
-
-
-def _aio(option: str, item: Mapping[str, Any]) -> str | None:
-    aio: str | None = item.get("aio")
-    if aio == "native" and item.get("cache") not in ("none", "directsync"):
-        raise _invalid(f"{option}.aio", "native needs cache none or directsync")
-    return aio
 
 
 def _size(option: str, value: str | int | None) -> int | None:

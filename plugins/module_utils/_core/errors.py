@@ -91,6 +91,30 @@ class BackendNotAvailable(Unready):
     default_help = "Install it with the role cloudnebula.hypervisor.hypervisor_host, or choose another backend."
 
 
+class FileMissing(Unready):
+    """A file or folder of the host that an option names does not exist or cannot be read."""
+
+    code = "vm_manager.host.file_missing"
+    default_help = "Check the path, and that this user may read it and enter its folders."
+
+
+class FirmwareMissing(Unready):
+    """This host has no firmware of the kind that was asked for."""
+
+    code = "vm_manager.host.firmware_missing"
+    default_help = (
+        "Install it: Debian's package is ovmf, that of Fedora and Red Hat edk2-ovmf; the role "
+        "cloudnebula.hypervisor.hypervisor_host does so with hypervisor_host_features: [uefi]."
+    )
+
+
+class NoSystemd(Unready):
+    """Nothing on this host would start the virtual machine at boot."""
+
+    code = "vm_manager.host.no_systemd"
+    default_help = "Leave autostart out, or use a host that systemd runs."
+
+
 class NoImage(InvalidSpec):
     """A new virtual machine needs an image and none was given."""
 

@@ -17,7 +17,10 @@ from .spec import VmSpec
 _NOTHING = VmSpec(name="")
 _NO_HOTPLUG = Hotplug()
 # An option at this value asks for nothing.
-_NEUTRAL: Mapping[str, Any] = {"accelerator": "auto", "vnc": False}
+_NEUTRAL: Mapping[str, Any] = {
+    **{"accelerator": "auto", "vnc": False, "secure_boot": False, "tpm": False, "smbios": {}},
+    **{"kernel": "", "initrd": "", "kernel_cmdline": "", "shared_folders": (), "qemu_args": (), "autostart": False},
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,9 @@ class Features:
     accelerators: tuple[str, ...] = ()
     needs_image: bool = True
     hotplug: Hotplug = _NO_HOTPLUG
+    rename: bool = False
+    rerun_cloud_init: bool = False
+    clone: bool = False
     unsupported: tuple[str, ...] = ()  # fields of VmSpec that it has nothing for
     defaults: VmSpec = _NOTHING  # of new machines, where they are not the same everywhere
 

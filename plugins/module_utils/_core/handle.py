@@ -17,12 +17,19 @@ from typing import Any
 
 from .disks import Disk, DiskRecord
 from .errors import BadRecord
+from .firmware import FirmwareRecord
+from .folders import SharedFolder
 from .networks import AddressFilter, Network, PortForward
 from .propolis import ZVOLS, PropolisOptions, PropolisRecord
-from .spec import CloudInit, PortRange, VmSpec
+from .spec import DEFAULTS, CloudInit, PortRange, VmSpec
 from .state import VmState
 
 SCHEMA = 1
+# What machines of releases without these options have.
+_CAME_LATER = (
+    *("firmware", "secure_boot", "tpm", "kernel", "initrd", "kernel_cmdline"),
+    *("smbios", "shared_folders", "qemu_args", "autostart"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,11 @@ class VmHandle:
     macs: Mapping[str, str] = field(
         default_factory=dict
     )  # of the cards that were given none, by name
-    uefi: bool = False
+    uefi: bool = False  # whether it boots by UEFI
+    firmware: Mapping[str, FirmwareRecord] = field(default_factory=dict)  # by firmware_key
+    machine_types: Mapping[str, str] = field(
+        default_factory=dict
+    )  # exact ones, by what the task called them
     accelerator: str | None = None  # what the last start chose
     accelerator_reason: str | None = None
     booted: VmSpec | None = None  # the spec that the last start used
@@ -57,6 +68,13 @@ class VmHandle:
     propolis: PropolisRecord | None = None
     disks: Mapping[str, DiskRecord] = field(default_factory=dict)  # besides the system disk
     stopped_by: str | None = None  # how the last run ended: the rung of the ladder that was needed
+    autostart_unit: str | None = None  # the name of the unit that starts it with its host
+    autostart_patience: int | None = None  # seconds that the guest gets when the host goes down
+    instance: int = 0  # how often cloud-init was told to begin anew
+    seed_stale: bool = False  # the next start writes the seed
+    generation: str | None = None  # the UUID that tells a guest whether it is a copy
+    renaming: str | None = None  # the name that its folder gets or has got already
+    renamed_from: str | None = None
 
     @property
     def uuid(self) -> str:
@@ -131,10 +149,12 @@ def load(raw: bytes, path: str) -> VmHandle:
         booted = data.pop("booted", None)
         record = data.pop("propolis", None)
         disks = data.pop("disks", None) or {}
+        firmware = data.pop("firmware", None) or {}
         handle = VmHandle(
             **{**data, "spec": _spec(data["spec"]), "state": VmState(data["state"])},
             booted=None if booted is None else _spec(booted),
             disks={name: DiskRecord(**row) for name, row in disks.items()},
+            firmware={name: FirmwareRecord(**row) for name, row in firmware.items()},
             propolis=None if record is None else PropolisRecord(**record),
         )
         _check_types(handle)
@@ -145,6 +165,8 @@ def load(raw: bytes, path: str) -> VmHandle:
 
 def _spec(data: Mapping[str, Any]) -> VmSpec:
     values = dict(data)
+    for name in _CAME_LATER if values.get("backend") != "propolis" else ():
+        values.setdefault(name, getattr(DEFAULTS, name))
     if values.get("networks") is not None:
         values["networks"] = tuple(_network(item) for item in values["networks"])
     if values.get("addresses") is not None:
@@ -155,6 +177,10 @@ def _spec(data: Mapping[str, Any]) -> VmSpec:
         values["ssh_port_range"] = PortRange(**values["ssh_port_range"])
     if values.get("disks") is not None:
         values["disks"] = tuple(Disk(**disk) for disk in values["disks"])
+    if values.get("shared_folders") is not None:
+        values["shared_folders"] = tuple(SharedFolder(**row) for row in values["shared_folders"])
+    if values.get("qemu_args") is not None:
+        values["qemu_args"] = tuple(values["qemu_args"])
     if values.get("propolis") is not None:
         values["propolis"] = PropolisOptions(**values["propolis"])
     if values.get("cloud_init") is not None:

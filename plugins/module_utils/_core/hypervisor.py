@@ -43,8 +43,8 @@ class Hypervisor(Protocol):
         What was made is recorded even if a later one fails.
         """
 
-    def discard(self, vm: VmHandle) -> VmHandle:
-        """Delete the disks that were made for the machine and that its spec no longer has."""
+    def discard(self, vm: VmHandle, names: Sequence[str]) -> VmHandle:
+        """Delete disks that were made for the machine and that nothing uses any more."""
 
     def start(self, vm: VmHandle) -> VmHandle:
         """Start the prepared or stopped machine; return when its monitor says that it runs."""
@@ -57,6 +57,9 @@ class Hypervisor(Protocol):
 
     def resume(self, vm: VmHandle) -> VmHandle:
         """Let a suspended machine go on."""
+
+    def rename(self, vm: VmHandle, name: str) -> VmHandle:
+        """Give the machine, which does not run, another name. It is found under it from the first moment on."""
 
     def destroy(self, vm: VmHandle) -> list[str]:
         """End the process if there is one, and remove what was made for the machine, and nothing else.

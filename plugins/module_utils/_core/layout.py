@@ -30,18 +30,23 @@ ZONE_CONFIG = "zone.cfg"
 PID_FILE = "qemu.pid"
 ALIVE_LOCK = "alive.lock"
 VNC_PASSWORD = "vnc.password"
+NVRAM = "nvram.qcow2"  # the variables of a UEFI firmware
+SECURE_NVRAM = "nvram-secure-boot.qcow2"  # those of the firmware with Secure Boot
+TPM_STATE = "tpm"  # a folder
+TPM_LOCK = "tpm.lock"  # held as long as the TPM lives
 KNOWN_HOSTS = "known_hosts"  # written by SSH when it is told so, as the inventory does
 
 _ROTATED = tuple(f"{name}.1" for name in (CONSOLE_LOG, QEMU_LOG))
 _FILES = (
     *(RECORD, OVERLAY, SEED, PRIVATE_KEY, PUBLIC_KEY, QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET),
-    *(AGENT_SOCKET, HOST_KEY, HOST_PUBLIC_KEY),
+    *(AGENT_SOCKET, HOST_KEY, HOST_PUBLIC_KEY, NVRAM, SECURE_NVRAM, TPM_STATE, TPM_LOCK),
     *(PROPOLIS_LOG, PROPOLIS_FIRMWARE_LOG, SMF_MANIFEST, ZONE_CONFIG),
     *(CONSOLE_LOG, QEMU_LOG, PID_FILE, ALIVE_LOCK, VNC_PASSWORD, KNOWN_HOSTS, *_ROTATED),
 )
 _HALF_MADE = tuple(f".{name}.part" for name in _FILES)
 
 
+_FOLDER_LOCK = re.compile(r"share-[A-Za-z0-9][A-Za-z0-9_-]{0,35}\.(?:lock|sock)")
 _DATA_DISK = re.compile(r"\.?disk-[a-z][a-z0-9_-]{0,14}\.(?:qcow2|raw)(?:\.part.*)?")
 
 
@@ -50,6 +55,18 @@ def data_disk(name: str, form: str) -> str:
     return f"disk-{name}.{form}"
 
 
+def folder_lock(name: str) -> str:
+    """Return the name of the file that is locked as long as a shared folder is served."""
+    return f"share-{name}.lock"
+
+
+def folder_socket(name: str) -> str:
+    """Return the name of the socket over which a shared folder is connected; it is there for a moment only."""
+    return f"share-{name}.sock"
+
+
 def is_ours(name: str) -> bool:
     """Tell whether the collection makes a file of this name in a machine's folder."""
-    return name in _FILES or name.startswith(_HALF_MADE) or bool(_DATA_DISK.fullmatch(name))
+    if name in _FILES or name.startswith(_HALF_MADE):
+        return True
+    return any(pattern.fullmatch(name) for pattern in (_DATA_DISK, _FOLDER_LOCK))

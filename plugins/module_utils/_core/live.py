@@ -6,25 +6,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Union
+from typing import Any, TypeVar
 
 from .changes import pending
-from .disks import LIMITS, SYSTEM_DISK, Disk
+from .disks import SYSTEM_DISK, Disk
 from .networks import Network
 from .spec import VmSpec
-
-Value = Union[None, bool, int, str, Disk, Network, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One thing to do to the running machine: ``what`` is the word for it, ``name`` the disk or card it is about."""
+    """One thing to do to the running machine: ``what`` is the word for it, ``name`` the disk or card it is about.
+
+    ``value`` is a number, a path, the disk or card, its limits, or whether the cable is in, as the word has it.
+    """
 
     what: str
     name: str = ""
-    value: Value = None
+    value: Any = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Hotplug:
     network_types: tuple[str, ...] = ()  # of cards that come and go
     cable: bool = False
     memory_step: int = 1  # MiB
+    slots: int | None = None  # for cards and for disks that take one each
 
 
 @dataclass(frozen=True)
@@ -71,123 +73,155 @@ def actual_spec(booted: VmSpec, facts: LiveFacts | None) -> VmSpec:
         spec = replace(spec, vcpus=facts.vcpus)
     if facts.memory_mib is not None:
         spec = replace(spec, memory_mib=facts.memory_mib)
-    if facts.networks is not None:
-        there = tuple(card for card in spec.networks or () if card.name in facts.networks)
+    if facts.networks is not None and spec.networks is not None:
+        there = tuple(card for card in spec.networks if card.name in facts.networks)
         spec = replace(spec, networks=there)
     if facts.cdrom is not None and spec.cdrom is not None:
         spec = replace(spec, cdrom=facts.cdrom)
     if facts.disks is not None:
         sizes = facts.disks
-        known = (
-            disk for disk in spec.disks or () if disk.name in sizes or disk.name == SYSTEM_DISK
-        )
-        seen = (replace(d, size=sizes[d.name]) if d.size is not None else d for d in known)
-        spec = replace(spec, disks=tuple(seen))
-        if spec.disk_size is not None and SYSTEM_DISK in sizes:
-            spec = replace(spec, disk_size=sizes[SYSTEM_DISK])
+        spec = replace(spec, disk_size=sizes.get(SYSTEM_DISK, spec.disk_size))
+        known = (d for d in spec.disks or () if d.name in sizes or d.name == SYSTEM_DISK)
+        seen = (d if d.name == SYSTEM_DISK else replace(d, size=sizes[d.name]) for d in known)
+        spec = replace(spec, disks=None if spec.disks is None else tuple(seen))
     return spec
 
 
 def live_changes(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Live:
     """Return how far the running machine gets from what it has to what is wanted, and how."""
-    changes: list[Change] = []
+    made = [change for steps in _STEPS for change in steps(actual, wanted, can)]
+    changes = _that_fit(made, actual, can)
     becomes = actual
-    for option, steps in _STEPS.items():
-        if getattr(actual, option) != getattr(wanted, option):
-            made, reached = steps(actual, wanted, can)
-            changes += made
-            becomes = replace(becomes, **{option: reached})
-    return Live(becomes, tuple(changes), pending(becomes, wanted))
+    for change in changes:
+        becomes = changed(becomes, change)
+    return Live(becomes, changes, pending(becomes, wanted))
 
 
-Made = tuple[list[Change], Any]  # and the value that the option has then
+def changed(spec: VmSpec, change: Change) -> VmSpec:
+    """Return what a running machine has once the change is made."""
+    name, value = change.name, change.value
+    disks, networks = spec.disks or (), spec.networks or ()
+    if change.what in _FIELDS:
+        return replace(spec, **{_FIELDS[change.what]: value})
+    if change.what == "resize_disk" and name == SYSTEM_DISK:
+        return replace(spec, disk_size=value)
+    if change.what == "resize_disk":
+        return replace(spec, disks=_each(disks, name, size=value))
+    if change.what == "limit_disk" and isinstance(value, Mapping):
+        if name not in [disk.name for disk in disks]:
+            disks = (*disks, Disk(name).completed())
+        return replace(
+            spec, disks=_each(disks, name, **{key: n or None for key, n in value.items()})
+        )
+    if change.what == "plug_cable":
+        return replace(spec, networks=_each(networks, name, connected=value))
+    if change.what.endswith("_disk"):
+        disks = tuple(disk for disk in disks if disk.name != name)
+        return replace(spec, disks=(*disks, value) if isinstance(value, Disk) else disks)
+    networks = tuple(card for card in networks if card.name != name)
+    return replace(spec, networks=(*networks, value) if isinstance(value, Network) else networks)
 
 
-def _vcpus(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Made:
+_FIELDS = {"set_vcpus": "vcpus", "set_memory": "memory_mib", "set_medium": "cdrom"}
+_Item = TypeVar("_Item", Disk, Network)
+
+
+def _each(items: Sequence[_Item], name: str, **values: Any) -> tuple[_Item, ...]:
+    return tuple(replace(item, **values) if item.name == name else item for item in items)
+
+
+def _that_fit(changes: Sequence[Change], actual: VmSpec, can: Hotplug) -> tuple[Change, ...]:
+    """Leave out what there is no free slot for."""
+    if can.slots is None:
+        return tuple(changes)
+    buses = {disk.name: disk.bus for disk in actual.disks or () if disk.name != SYSTEM_DISK}
+    used = len(actual.networks or ()) + len([bus for bus in buses.values() if _has_slot(bus)])
+    fit = []
+    for change in changes:
+        if isinstance(change.value, Network) or (
+            isinstance(change.value, Disk) and _has_slot(change.value.bus)
+        ):
+            if used >= can.slots:
+                continue
+            used += 1
+        elif change.what == "remove_network" or (
+            change.what == "remove_disk" and _has_slot(buses[change.name])
+        ):
+            used -= 1
+        fit.append(change)
+    return tuple(fit)
+
+
+def _has_slot(bus: str | None) -> bool:
+    return bus in ("virtio-blk", "nvme")
+
+
+def _vcpus(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
     have, want = actual.vcpus or 1, wanted.vcpus or 1
     if can.vcpus and have < want <= (actual.vcpus_max or 0):
-        return [Change("set_vcpus", value=want)], want
-    return [], have
+        yield Change("set_vcpus", value=want)
 
 
-def _memory(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Made:
+def _memory(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
     have, want = actual.memory_mib or 0, wanted.memory_mib or 0
     fits = have < want <= (actual.memory_max_mib or 0) and (want - have) % can.memory_step == 0
-    return ([Change("set_memory", value=want)], want) if can.memory and fits else ([], have)
+    if can.memory and fits:
+        yield Change("set_memory", value=want)
 
 
-def _disk_size(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Made:
-    if can.disk_size and wanted.disk_size is not None:
-        return [Change("resize_disk", SYSTEM_DISK, wanted.disk_size)], wanted.disk_size
-    return [], actual.disk_size
+def _disk_size(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
+    size = wanted.disk_size
+    if can.disk_size and size is not None and (actual.disk_size or 0) < size:
+        yield Change("resize_disk", SYSTEM_DISK, size)
 
 
-def _cdrom(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Made:
-    if can.cdrom and actual.cdrom is not None and wanted.cdrom is not None:
-        return [Change("set_medium", value=wanted.cdrom)], wanted.cdrom
-    return [], actual.cdrom
+def _cdrom(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
+    drive = actual.cdrom is not None and wanted.cdrom is not None
+    if can.cdrom and drive and actual.cdrom != wanted.cdrom:
+        yield Change("set_medium", value=wanted.cdrom)
 
 
-def _disks(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Made:
-    changes: list[Change] = []
-    reached: list[Disk] = []
+def _disks(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
     old = {disk.name: disk for disk in actual.disks or ()}
     new = {disk.name: disk for disk in wanted.disks or ()}
     for name, disk in old.items():
         if name not in new and name != SYSTEM_DISK and disk.bus in can.disk_buses:
-            changes.append(Change("remove_disk", name))
-        elif name not in new:
-            reached.append(disk)
+            yield Change("remove_disk", name)
     for name, disk in new.items():
         if name in old or name == SYSTEM_DISK:
-            altered, then = _alter_disk(old.get(name, Disk(name).completed()), disk, can)
-            changes += altered
-            reached.append(then)
+            yield from _alter_disk(old.get(name, Disk(name).completed()), disk, can)
         elif disk.bus in can.disk_buses and disk.boot_index is None:
-            changes.append(Change("add_disk", name, disk))
-            reached.append(disk)
-    return changes, tuple(reached)
+            yield Change("add_disk", name, disk)
 
 
-def _alter_disk(old: Disk, new: Disk, can: Hotplug) -> tuple[list[Change], Disk]:
-    changes: list[Change] = []
-    if can.disk_size and new.size is not None and new.size != old.size:
-        changes.append(Change("resize_disk", new.name, new.size))
-        old = replace(old, size=new.size)
+def _alter_disk(old: Disk, new: Disk, can: Hotplug) -> Iterator[Change]:
+    if can.disk_size and new.size is not None and (old.size or 0) < new.size:
+        yield Change("resize_disk", new.name, new.size)
     if can.limits and new.limits != old.limits:
-        changes.append(Change("limit_disk", new.name, new.limits))
-        old = replace(old, **{limit: getattr(new, limit) for limit in LIMITS})
-    return changes, old
+        yield Change("limit_disk", new.name, new.limits)
 
 
-def _networks(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Made:
-    changes: list[Change] = []
-    reached: list[Network] = []
+def _networks(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
     old = {card.name: card for card in actual.networks or ()}
     new = {card.name: card for card in wanted.networks or ()}
-    for name, card in old.items():
-        if name not in new and card.type in can.network_types:
-            changes.append(Change("remove_network", name))
-        elif name not in new:
-            reached.append(card)
+    for card in _that_may_go(actual.networks or (), new):
+        if card.type in can.network_types:
+            yield Change("remove_network", card.name)
     for name, card in new.items():
         before = old.get(name)
         if before is None and card.type in can.network_types:
-            changes.append(Change("add_network", name, card))
-            reached.append(card)
+            yield Change("add_network", name, card)
         elif before is not None and can.cable and before.connected != card.connected:
-            changes.append(Change("plug_cable", name, card.connected))
-            reached.append(replace(before, connected=card.connected))
-        elif before is not None:
-            reached.append(before)
-    return changes, tuple(reached)
+            yield Change("plug_cable", name, card.connected)
 
 
-_STEPS = {
-    "vcpus": _vcpus,
-    "memory_mib": _memory,
-    "disk_size": _disk_size,
-    "disks": _disks,
-    "networks": _networks,
-    "cdrom": _cdrom,
-}
+def _that_may_go(cards: Sequence[Network], kept: Collection[str]) -> list[Network]:
+    going = [card for card in cards if card.name not in kept]
+    users = [card for card in cards if card.type == "user"]
+    # The first of them leads to the guest's SSH, and no other can take that over while the machine runs.
+    if any(card.name in kept for card in users[1:]):
+        going = [card for card in going if card is not users[0]]
+    return going
+
+
+_STEPS = (_vcpus, _memory, _disk_size, _disks, _networks, _cdrom)

@@ -41,6 +41,11 @@ class PortForward:
     protocol: str = "tcp"
     host_address: str = "127.0.0.1"
 
+    @property
+    def rule(self) -> str:
+        """The forwarding as QEMU writes it."""
+        return f"{self.protocol}:{self.host_address}:{self.host}-:{self.guest}"
+
 
 @dataclass(frozen=True)
 class Network:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .board import check_board, hotplug_of
 from .changes import Effect, check_change, differing, option_name, pending
+from .disks import SYSTEM_DISK, Disk, DiskRecord, adopted, check_disk_changes, check_together
 from .errors import CannotChange, InvalidSpec, NoImage, Unsupported
 from .features import Features
 from .live import Change, Live, live_changes
@@ -114,6 +116,7 @@ class Plan:
     before: Mapping[str, Any]
     after: Mapping[str, Any]
     changes: tuple[Change, ...] = ()  # of the running machine
+    discards: tuple[str, ...] = ()  # names of disks to delete
     running: VmSpec | None = None  # what it has once they are made
     restart_required: bool = False
     restart_reasons: tuple[str, ...] = ()
@@ -138,14 +141,13 @@ def make_plan(wish: VmSpec, power: Power, found: Vm | None, tag: str, features: 
     state = found.state if found else VmState.DESTROYED
     live = _live(spec, power, found, features)
     verbs = _verbs(spec, power, found, live)
-    if live.changes and Verb.CHANGE not in verbs:
-        live = (
-            Live(live.becomes)
-            if found is None
-            else Live(found.actual, (), pending(found.actual, spec))
-        )
+    if found is not None and Verb.CHANGE not in verbs:
+        live = _unchanged(spec, found, live)
+    discards = _detached(spec, power, found, verbs, live)
+    if discards:
+        verbs += (Verb.DISCARD,)
     if power.wait_for in ("ip", "ssh"):
-        _check_reachable(spec, found, verbs)
+        _check_reachable(spec, found, verbs, live)
     steps = tuple(Step(verb, _patience(verb, verbs, power)) for verb in verbs)
     after = _state_after(state, verbs)
     reasons = _restart_reasons(found, verbs, after, live)
@@ -153,9 +155,10 @@ def make_plan(wish: VmSpec, power: Power, found: Vm | None, tag: str, features: 
         spec=spec,
         steps=steps,
         state=after,
-        before=show_options(found.handle.spec, tag, state) if found else {},
+        before=show_options(_seen_before(found, live), tag, state) if found else {},
         after=show_options(spec, tag, after),
         changes=live.changes,
+        discards=discards,
         running=live.becomes,
         restart_required=bool(reasons),
         restart_reasons=reasons,
@@ -170,7 +173,9 @@ def _complete(wish: VmSpec, found: Vm | None, power: Power, features: Features) 
             raise NoImage(
                 f"There is no VM '{wish.name}', and no image to create it from.", option="image"
             )
-        return features.completed(wish)
+        spec = features.completed(wish)
+        _check_parts(spec, wish)
+        return spec
     if goal is Goal.ABSENT:
         return found.handle.spec
     handle = found.handle
@@ -180,15 +185,57 @@ def _complete(wish: VmSpec, found: Vm | None, power: Power, features: Features) 
             option="backend",
         )
     spec = wish.over(handle.spec)
-    if power.detach_unlisted and wish.disks is not None:
-        listed = {disk.name for disk in wish.disks}
-        spec = replace(spec, disks=tuple(d for d in spec.disks or () if d.name in listed))
+    sizes = _disk_sizes(found)
     if spec.disks is not None:
-        spec = replace(spec, disks=tuple(disk.completed() for disk in spec.disks))
+        spec = replace(spec, disks=_complete_disks(wish, spec, power, found, sizes))
     if handle.spec.disk_size is None and spec.disk_size == handle.disk_bytes:
         spec = replace(spec, disk_size=None)  # the size that it has anyway
-    check_change(handle.spec, spec, handle.disk_bytes, handle.ssh_host_port)
+    check_change(handle.spec, spec, sizes.get(SYSTEM_DISK), handle.ssh_host_port)
+    _check_parts(spec, wish)
     return spec
+
+
+def _complete_disks(
+    wish: VmSpec, spec: VmSpec, power: Power, found: Vm, sizes: Mapping[str, int]
+) -> tuple[Disk, ...]:
+    """Return the disks that the machine is to have, complete."""
+    made, old = found.handle.disks, found.handle.spec.disks or ()
+    check_disk_changes(wish.name, wish.disks or (), old, made, sizes)
+    known = {disk.name: disk for disk in old}
+    disks: list[Disk] = []
+    for asked in spec.disks or ():
+        before = known.get(asked.name)
+        disk = asked if before else adopted(asked, made.get(asked.name))
+        if before and before.size is None and disk.size == sizes.get(disk.name):
+            disk = replace(disk, size=None)  # the size that it has anyway
+        disks.append(disk.completed())
+    if power.detach_unlisted and wish.disks is not None:
+        listed = {SYSTEM_DISK, *(disk.name for disk in wish.disks)}
+        disks = [disk for disk in disks if disk.name in listed]
+    return tuple(disks)
+
+
+def _disk_sizes(found: Vm) -> dict[str, int]:
+    """Return how large the disks are: as recorded, or as the running machine says if that is more."""
+    sizes = {name: record.size for name, record in found.handle.disks.items()}
+    if found.handle.disk_bytes is not None:
+        sizes[SYSTEM_DISK] = found.handle.disk_bytes
+    seen = found.facts.disks if found.facts and found.facts.disks else {}
+    return {name: max(size, seen.get(name, 0)) for name, size in sizes.items()}
+
+
+def _check_parts(spec: VmSpec, wish: VmSpec) -> None:
+    """Raise ``InvalidSpec`` for options that do not go together."""
+    check_together(spec.disks or (), wish.disks or ())
+    for field, most in (("vcpus", spec.vcpus_max), ("memory_mib", spec.memory_max_mib)):
+        value = getattr(spec, field)
+        if value is not None and most is not None and value > most:
+            option, unit = option_name(field), "" if field == "vcpus" else " MiB"
+            raise InvalidSpec(
+                f"{option}: {value}{unit} is more than {option}_max, which is {most}{unit}.",
+                f"Ask for less, or raise {option}_max too.",
+                option=option,
+            )
 
 
 def _check_features(wish: VmSpec, spec: VmSpec, goal: Goal, tag: str, features: Features) -> None:
@@ -203,11 +250,12 @@ def _check_features(wish: VmSpec, spec: VmSpec, goal: Goal, tag: str, features: 
         raise _unsupported("state=suspended", tag)
     if spec.accelerator not in (None, "auto", *features.accelerators):
         raise _unsupported(f"accelerator={spec.accelerator}", tag)
+    check_board(spec)
 
 
-def _check_reachable(spec: VmSpec, found: Vm | None, verbs: tuple[Verb, ...]) -> None:
+def _check_reachable(spec: VmSpec, found: Vm | None, verbs: tuple[Verb, ...], live: Live) -> None:
     starts = found is None or Verb.START in verbs
-    running = spec if found is None or starts else found.handle.booted or found.handle.spec
+    running = spec if starts else live.becomes
     if running.networks:
         return
     raise InvalidSpec(
@@ -228,7 +276,8 @@ def _live(spec: VmSpec, power: Power, found: Vm | None, features: Features) -> L
         return Live(spec)
     if power.apply == "next_start":
         return Live(found.actual, (), pending(found.actual, spec))
-    return live_changes(found.actual, spec, features.hotplug)
+    can = hotplug_of(found.actual.machine, features.hotplug)
+    return live_changes(found.actual, spec, can)
 
 
 def _verbs(spec: VmSpec, power: Power, found: Vm | None, live: Live) -> tuple[Verb, ...]:
@@ -240,30 +289,55 @@ def _verbs(spec: VmSpec, power: Power, found: Vm | None, live: Live) -> tuple[Ve
         verbs = _RESUME
     if power.force and verbs[:2] == _RESUME + _STOP:
         verbs = verbs[1:]  # a power cut needs no guest that listens
-    if live.waiting and power.apply == "restart" and _may_restart(state, verbs):
-        verbs = _STOP + _START
-    if Verb.PREPARE not in verbs and _needs_update(found.handle.spec, spec):
+    if live.waiting and power.apply == "restart":
+        verbs = _with_restart(state, verbs)
+    if Verb.PREPARE not in verbs and _needs_update(found, spec):
         verbs = _insert_update(verbs)
     goes_on = _state_after(state, verbs) is VmState.RUNNING
     if live.changes and goes_on and not {Verb.START, Verb.STOP}.intersection(verbs):
         verbs += (Verb.CHANGE,)
-    if power.delete_detached and _detached(spec, found, verbs):
-        verbs += (Verb.DISCARD,)
     return verbs
 
 
-def _detached(spec: VmSpec, found: Vm, verbs: tuple[Verb, ...]) -> set[str]:
-    """Return the names of the disks that were made and that nothing has any more once the steps are done."""
+def _unchanged(spec: VmSpec, found: Vm, live: Live) -> Live:
+    """Return the same with nothing done to the running machine."""
+    return Live(found.actual, (), pending(found.actual, spec)) if live.changes else live
+
+
+def _detached(
+    spec: VmSpec, power: Power, found: Vm | None, verbs: tuple[Verb, ...], live: Live
+) -> tuple[str, ...]:
+    """Return the disks to delete: those that were made and that nothing has any more once the other steps are done."""
+    if not power.delete_detached or found is None or power.goal is Goal.ABSENT:
+        return ()
     kept = {disk.name for disk in spec.disks or ()}
-    return set(found.handle.disks) - kept
+    if found.state.has_process and Verb.STOP not in verbs:
+        kept |= {disk.name for disk in live.becomes.disks or ()}
+    return tuple(name for name in found.handle.disks if name not in kept)
 
 
-def _may_restart(state: VmState, verbs: tuple[Verb, ...]) -> bool:
-    return state is VmState.RUNNING and not verbs
+def _seen_before(found: Vm, live: Live) -> VmSpec:
+    """Return the options as recorded, but those that are repaired as somebody else has left them in the running machine."""
+    spec, actual = found.handle.spec, found.actual
+    for name in pending(actual, found.handle.booted or spec):
+        if getattr(live.becomes, name) != getattr(actual, name):
+            spec = replace(spec, **{name: getattr(actual, name)})
+    return spec
 
 
-def _needs_update(old: VmSpec, new: VmSpec) -> bool:
-    return bool(differing(old, new, Effect.AT_ONCE, Effect.LIVE, Effect.NEXT_START))
+def _with_restart(state: VmState, verbs: tuple[Verb, ...]) -> tuple[Verb, ...]:
+    """Let a machine that runs, or is about to go on, start anew; one that stays suspended is left alone."""
+    if state is VmState.RUNNING and verbs in ((), _SUSPEND):
+        return _STOP + _START + verbs
+    if state is VmState.SUSPENDED and verbs == _RESUME:
+        return _RESUME + _STOP + _START
+    return verbs
+
+
+def _needs_update(found: Vm, new: VmSpec) -> bool:
+    lacking = {disk.name for disk in new.disks or ()} - {SYSTEM_DISK, *found.handle.disks}
+    changed = differing(found.handle.spec, new, Effect.AT_ONCE, Effect.LIVE, Effect.NEXT_START)
+    return bool(changed or lacking)
 
 
 def _insert_update(verbs: tuple[Verb, ...]) -> tuple[Verb, ...]:
@@ -299,12 +373,36 @@ def _predict(plan: Plan, found: Vm | None, tag: str) -> Mapping[str, Any]:
     if found is None or after is VmState.DESTROYED:
         return predict_vm(spec, tag, after)
     handle = found.handle.evolve(spec=spec, booted=spec if Verb.START in verbs else plan.running)
-    if Verb.START in verbs or not after.has_process:
-        handle = handle.evolve(disk_bytes=spec.disk_size or handle.disk_bytes)
-    elif Verb.CHANGE in verbs and plan.running is not None:
-        handle = handle.evolve(disk_bytes=plan.running.disk_size or handle.disk_bytes)
+    handle = handle.evolve(**_predict_disks(plan, found, verbs))
     if not {Verb.STOP, Verb.START}.isdisjoint(verbs):  # what the next process is like, nobody knows
         handle = handle.evolve(accelerator=None, accelerator_reason=None, stopped_by=None)
         return show_vm(Vm(handle, after))
     kept_state = found.run_state if after is found.state else None
     return show_vm(replace(found, handle=handle, state=after, run_state=kept_state, facts=None))
+
+
+def _predict_disks(plan: Plan, found: Vm, verbs: set[Verb]) -> Mapping[str, Any]:
+    """Return the fields of the record that tell of the disks, as they will be. A disk that is yet to be made has no path."""
+    handle, ends = found.handle, Verb.STOP in verbs or not found.state.has_process
+    records = {name: r for name, r in handle.disks.items() if name not in plan.discards}
+    for disk in plan.spec.disks or () if Verb.PREPARE in verbs else ():
+        if disk.name != SYSTEM_DISK and disk.name not in records:
+            records[disk.name] = DiskRecord("", disk.format or "qcow2", disk.size or 0, disk.image)
+    sizes = {name: record.size for name, record in records.items()}
+    if not ends:
+        seen = _disk_sizes(found)
+        sizes = {name: seen.get(name, size) for name, size in sizes.items()}
+    disk_bytes = handle.disk_bytes if ends else _disk_sizes(found).get(SYSTEM_DISK)
+    grown = None
+    if Verb.START in verbs or (ends and Verb.PREPARE in verbs):
+        grown = plan.spec
+    elif Verb.CHANGE in verbs:
+        grown = plan.running
+    if grown is not None:
+        for disk in grown.disks or ():
+            if disk.name in sizes:
+                sizes[disk.name] = max(sizes[disk.name], disk.size or 0)
+        if grown.disk_size is not None:
+            disk_bytes = max(disk_bytes or 0, grown.disk_size)
+    disks = {name: replace(record, size=sizes[name]) for name, record in records.items()}
+    return {"disks": disks, "disk_bytes": disk_bytes}

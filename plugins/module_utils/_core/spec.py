@@ -17,8 +17,11 @@ from typing import Any, TypeVar
 
 from .disks import Disk, disks_from_params, merged
 from .errors import InvalidMemory, InvalidName, InvalidSpec, InvalidVcpus
+from .firmware import file_path, kernel_cmdline, smbios_from_params
+from .folders import SharedFolder, folders_from_params
 from .networks import AddressFilter, Network, address_filter_from_params, networks_from_params
 from .propolis import PropolisOptions, propolis_from_params
+from .qemu_args import qemu_args_from_params
 from .sizes import GIB, MIB, parse_size
 
 DEFAULT_USER = "vm"
@@ -48,6 +51,7 @@ class CloudInit:
     ssh_host_key: bool | None = (
         None  # whether the guest's SSH host key is made here, so that it is known beforehand
     )
+    rerun: bool | None = None  # allows the others to change; it is not recorded
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,17 @@ class VmSpec:
     cdrom: str | None = None  # "" is an empty drive
     vcpus_max: int | None = None  # up to here a running machine gets more
     memory_max_mib: int | None = None
+    firmware: str | None = None
+    secure_boot: bool | None = None
+    tpm: bool | None = None
+    kernel: str | None = None  # "" boots from the disk
+    initrd: str | None = None
+    kernel_cmdline: str | None = None
+    smbios: Mapping[str, str] | None = None
+    shared_folders: tuple[SharedFolder, ...] | None = None
+    qemu_args: tuple[str, ...] | None = None
+    autostart: bool | None = None
+    clone_from: str | None = None
 
     @property
     def has_user_network(self) -> bool:
@@ -102,7 +117,7 @@ class VmSpec:
     def completed(self) -> VmSpec:
         """Return this wish with the defaults of a new machine where it left options open."""
         spec = self.over(DEFAULTS)
-        cloud_init = spec.cloud_init or CloudInit()
+        cloud_init = replace(spec.cloud_init or CloudInit(), rerun=None)
         if cloud_init.user is None and not isinstance(cloud_init.user_data, str):
             cloud_init = replace(cloud_init, user=DEFAULT_USER)
         disks = tuple(disk.completed() for disk in spec.disks or ())
@@ -140,15 +155,43 @@ DEFAULTS = VmSpec(
     vnc=False,
     labels={},
     description="",
+    firmware="bios",
+    secure_boot=False,
+    tpm=False,
+    kernel="",
+    initrd="",
+    kernel_cmdline="",
+    smbios={},
+    shared_folders=(),
+    qemu_args=(),
+    autostart=False,
 )
 
 
-def check_name(name: str) -> str:
+def check_name(name: str, option: str = "name") -> str:
     """Return ``name`` if a virtual machine can be called so; raise ``InvalidName`` if not."""
     if not _NAME.fullmatch(name):
         shown = name if len(name) <= 80 else f"{name[:77]}..."
-        raise InvalidName(f"name: {shown!r} cannot be the name of a VM.", option="name")
+        raise InvalidName(f"{option}: {shown!r} cannot be the name of a VM.", option=option)
     return name
+
+
+def clone_source(params: Mapping[str, Any]) -> str | None:
+    """Return the name of the machine to clone; raise ``InvalidSpec`` if it cannot be one."""
+    source: str | None = params.get("clone_from")
+    if source is None:
+        return None
+    if not _NAME.fullmatch(source) or source == params["name"]:
+        raise InvalidSpec(
+            f"clone_from: {source!r} cannot be the machine to clone.", option="clone_from"
+        )
+    if params.get("image") is not None:
+        raise InvalidSpec(
+            "clone_from: a clone has the image of the machine that it is made from.",
+            "Leave image out, or clone_from.",
+            option="clone_from",
+        )
+    return source
 
 
 def spec_from_params(params: Mapping[str, Any]) -> VmSpec:
@@ -177,6 +220,17 @@ def spec_from_params(params: Mapping[str, Any]) -> VmSpec:
         cdrom=_cdrom(params.get("cdrom")),
         vcpus_max=_vcpus(params.get("vcpus_max"), "vcpus_max"),
         memory_max_mib=_memory(params.get("memory_max"), "memory_max"),
+        firmware=params.get("firmware"),
+        secure_boot=params.get("secure_boot"),
+        tpm=params.get("tpm"),
+        kernel=file_path("kernel", params.get("kernel")),
+        initrd=file_path("initrd", params.get("initrd")),
+        kernel_cmdline=kernel_cmdline(params.get("kernel_cmdline")),
+        smbios=smbios_from_params(params.get("smbios")),
+        shared_folders=folders_from_params(params.get("shared_folders")),
+        qemu_args=qemu_args_from_params(params.get("qemu_args")),
+        autostart=params.get("autostart"),
+        clone_from=clone_source(params),
     )
 
 
@@ -289,6 +343,7 @@ def _cloud_init(value: Mapping[str, Any] | None) -> CloudInit | None:
         meta_data=value.get("meta_data"),
         network_config=value.get("network_config"),
         ssh_host_key=value.get("ssh_host_key"),
+        rerun=value.get("rerun"),
     )
 
 

@@ -53,3 +53,5 @@ class Verb(str, Enum):
     SUSPEND = "suspend"
     RESUME = "resume"
     DESTROY = "destroy"
+    AUTOSTART = "autostart"
+    RENAME = "rename"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .changes import pending
-from .disks import Disk
+from .disks import SYSTEM_DISK, Disk, DiskRecord
 from .handle import VmHandle
 from .layout import CONSOLE_LOG, PROPOLIS_LOG, QEMU_LOG
 from .live import LiveFacts, actual_spec
@@ -56,6 +56,7 @@ class Vm:
     vnc: VncEndpoint | None = None
     warnings: tuple[str, ...] = ()
     facts: LiveFacts | None = None
+    unit_intact: bool = True  # whether what starts it with its host is as it was made
 
     @property
     def actual(self) -> VmSpec:
@@ -96,7 +97,7 @@ def show_vm(vm: Vm) -> dict[str, Any]:
         "id": handle.id,
         "state": vm.state.value,
         "run_state": vm.run_state,
-        "disks": _show_disks(handle),
+        "disks": _show_disks(vm),
         "networks": _show_networks(vm),
         "ip_address": vm.ip_address,
         "ssh": _show_ssh(vm),
@@ -122,7 +123,7 @@ def predict_vm(spec: VmSpec, backend: str, state: VmState) -> dict[str, Any]:
         "id": None,
         "state": state.value,
         "run_state": None,
-        "disks": [],
+        "disks": [_show_made(_yet_to_be_made(disk), disk.name, True) for disk in _data_disks(spec)],
         "networks": networks,
         "ip_address": None,
         "ssh": ssh if spec.networks and state is not VmState.DESTROYED else None,
@@ -149,20 +150,39 @@ def _show_identity(name: str, spec: VmSpec, backend: str) -> dict[str, Any]:
     }
 
 
-def _show_disks(handle: VmHandle) -> list[dict[str, Any]]:
-    more = [
-        {"name": name, "path": r.path, "format": r.format, "size": r.size, "image": r.base_image}
-        for name, r in handle.disks.items()
+def _show_disks(vm: Vm) -> list[dict[str, Any]]:
+    handle, seen = vm.handle, vm.facts.disks if vm.facts and vm.facts.disks else {}
+    attached = {disk.name for disk in vm.actual.disks or ()}
+    first = [disk.name for disk in handle.spec.disks or () if disk.name in handle.disks]
+    made = {name: handle.disks[name] for name in (*first, *sorted(handle.disks))}
+    if handle.disk_path is not None:
+        attached.add(SYSTEM_DISK)
+        form, size = handle.disk_format, handle.disk_bytes or 0
+        system = DiskRecord(handle.disk_path, form, size, handle.spec.image)
+        made = {SYSTEM_DISK: system, **made}
+    return [
+        _show_made(replace(record, size=seen.get(name, record.size)), name, name in attached)
+        for name, record in made.items()
     ]
-    if handle.disk_path is None:
-        return more
-    disk = {
-        "name": "disk0",
-        "path": handle.disk_path,
-        "format": handle.disk_format,
-        "size": handle.disk_bytes,
+
+
+def _data_disks(spec: VmSpec) -> list[Disk]:
+    return [disk for disk in spec.disks or () if disk.name != SYSTEM_DISK]
+
+
+def _yet_to_be_made(disk: Disk) -> DiskRecord:
+    return DiskRecord("", disk.format or "qcow2", disk.size or 0, disk.image)
+
+
+def _show_made(record: DiskRecord, name: str, attached: bool) -> dict[str, Any]:
+    return {
+        "name": name,
+        "path": record.path or None,
+        "format": record.format,
+        "size": record.size or None,
+        "image": record.base_image,
+        "attached": attached,
     }
-    return [{**disk, "image": handle.spec.image}, *more]
 
 
 def _show_networks(vm: Vm) -> list[dict[str, Any]]:
@@ -185,7 +205,7 @@ def _show_ssh(vm: Vm) -> dict[str, Any] | None:
     kinds = {network.type for network in vm.plugged}
     if not kinds:
         return None
-    forwarded = "user" in kinds and handle.ssh_host_port is not None
+    forwarded = "user" in kinds
     return {
         "host": SSH_HOST if forwarded else vm.ip_address,
         "port": handle.ssh_host_port if forwarded else SSH_PORT,
@@ -233,6 +253,17 @@ def show_options(spec: VmSpec, backend: str, state: VmState) -> Mapping[str, Any
         "cpu": spec.cpu,
         "machine": spec.machine,
         "vnc": spec.vnc,
+        "firmware": spec.firmware,
+        "secure_boot": spec.secure_boot,
+        "tpm": spec.tpm,
+        "kernel": spec.kernel,
+        "initrd": spec.initrd,
+        "kernel_cmdline": spec.kernel_cmdline,
+        "smbios": None if spec.smbios is None else dict(spec.smbios),
+        "shared_folders": [asdict(folder) for folder in spec.shared_folders or ()],
+        "qemu_args": list(spec.qemu_args or ()),
+        "autostart": bool(spec.autostart),
+        "clone_from": spec.clone_from,
         "propolis": None if spec.propolis is None else asdict(spec.propolis),
         "labels": dict(spec.labels or {}),
         "description": spec.description or "",

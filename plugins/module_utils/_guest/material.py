@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from .._core.cloud_init import instance_id
 from .._core.errors import KeygenFailed, SeedFailed
 from .._core.handle import VmHandle
 from .._core.layout import HOST_KEY, PRIVATE_KEY, SEED
@@ -33,6 +34,7 @@ def check_material(spec: VmSpec) -> None:
 def make_material(handle: VmHandle) -> VmHandle:
     """Make the keys and the seed in the machine's folder; return the record that names them. What is there is kept."""
     spec, key = handle.spec, None
+    handle = handle.evolve(private_key_path=None, host_key=None)
     if _needs_key_pair(spec):
         path = os.path.join(handle.work_dir, PRIVATE_KEY)
         key = make_key_pair(path, comment=spec.name)
@@ -42,8 +44,8 @@ def make_material(handle: VmHandle) -> VmHandle:
         handle = handle.evolve(host_key=" ".join(host_key.public.split()[:2]))
     seed = os.path.join(handle.work_dir, SEED)
     cloud_init = spec.cloud_init or CloudInit()
-    write_iso(seed, seed_files(cloud_init, handle.name, handle.id, key, host_key))
-    return handle.evolve(seed_iso_path=seed)
+    write_iso(seed, seed_files(cloud_init, handle.name, instance_id(handle), key, host_key))
+    return handle.evolve(seed_iso_path=seed, seed_stale=False)
 
 
 def _needs_key_pair(spec: VmSpec) -> bool:

@@ -6,10 +6,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import time
+
+
+def working_in(folder: str) -> list[int]:
+    """Return the numbers of the processes whose working folder is ``folder``, as that of QEMU's companions is."""
+    found, real = [], os.path.realpath(folder)
+    for entry in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        with contextlib.suppress(OSError):
+            if entry.isdigit() and os.readlink(f"/proc/{entry}/cwd") == real:
+                found.append(int(entry))
+    return sorted(found)
 
 
 class Process:

@@ -16,9 +16,10 @@ import shutil
 import stat
 from collections.abc import Iterator
 
-from .._core.errors import BadRecord, InvalidName, VmError
+from .._core.errors import BadRecord, HostError, InvalidName, VmError
 from .._core.handle import VmHandle, dump, load
 from .._core.layout import RECORD, is_ours
+from .._core.rename import renamed
 from .._core.spec import check_name
 from .files import (
     doing,
@@ -73,7 +74,7 @@ class Store:
         except OSError as exc:
             with doing(f"read {path}"):
                 raise exc
-        handle = load(raw, path)
+        handle = self._healed(load(raw, path), name)
         if handle.name != name:
             raise BadRecord(f"The record {path} is that of another VM, '{handle.name}'.", path=path)
         self._refuse_elsewhere(handle)
@@ -88,6 +89,36 @@ class Store:
             make_private_folder(self.work_dir(handle.name))
         write_atomically(self._record(handle.name), dump(handle))
         return handle
+
+    def rename(self, vm: VmHandle, name: str) -> VmHandle:
+        """Give a machine another name; return its record.
+
+        The old record first says which name is to come, so the folder holds a record that is understood under either
+        name, and a run that is killed in between leaves the machine with one of them.
+        """
+        self._refuse_link(name)
+        work_dir = self.work_dir(name)
+        if os.path.lexists(work_dir):
+            raise HostError(
+                f"new_name: {work_dir} is there already.",
+                "Choose another name, or move what lies there away.",
+                path=work_dir,
+                option="new_name",
+            )
+        self.save(vm.evolve(renaming=name))
+        with doing(f"rename {vm.work_dir}"):
+            os.rename(self.work_dir(vm.name), work_dir)
+            sync(self.folder)
+        return self.save(renamed(vm, name, work_dir))
+
+    def _healed(self, vm: VmHandle, name: str) -> VmHandle:
+        """Return the record as it would be if the run that was to rename the machine had not been killed."""
+        if vm.name == name:
+            return vm if vm.renaming is None else vm.evolve(renaming=None)
+        was_here = os.path.realpath(os.path.dirname(vm.work_dir)) == os.path.realpath(self.folder)
+        if vm.renaming == name and was_here and not os.path.lexists(self.work_dir(vm.name)):
+            return renamed(vm, name, self.work_dir(name))
+        return vm
 
     def forget(self, name: str) -> list[str]:
         """Remove a machine: its record vanishes in one step, then its files. Return what was kept because it is not ours."""

@@ -11,6 +11,8 @@ from .._host.commands import run
 from .._host.files import doing, replacing
 from .inspect import Image
 
+_COPY_TIMEOUT = 6 * 3600.0
+
 
 def create_overlay(path: str, image: Image, size: int) -> None:
     """Make the disk ``path`` of ``size`` bytes in one step; a half-made one is never seen under that name."""
@@ -31,6 +33,19 @@ def create_disk(path: str, form: str, size: int) -> None:
             run(["qemu-img", "create", "-q", "-f", form, part, str(size)])
         except CommandFailed as exc:
             raise OverlayFailed(f"The disk {path} could not be made: {exc}") from exc
+
+
+def copy_disk(source: str, form: str, path: str, base: str | None, base_format: str | None) -> None:
+    """Copy a disk that no process writes, in one step; the copy rests on the same ``base`` and holds no snapshots."""
+    over = [] if base is None else ["-B", base, "-F", base_format or "qcow2"]
+    with doing(f"make the disk {path}"), replacing(path) as part:
+        try:
+            run(
+                ["qemu-img", "convert", "-q", "-f", form, "-O", form, *over, source, part],
+                timeout=_COPY_TIMEOUT,
+            )
+        except CommandFailed as exc:
+            raise OverlayFailed(f"The disk {source} could not be copied: {exc}") from exc
 
 
 def grow_overlay(path: str, size: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .._core.cloud_init import next_instance
 from .._core.disks import SYSTEM_DISK, DiskRecord
 from .._core.errors import NoGuestAddress
 from .._core.features import Features
@@ -32,6 +33,9 @@ class NoopBackend:
         network_types=("user", "bridge", "tap", "vnic"),
         accelerators=("kvm", "tcg"),
         needs_image=False,
+        rename=True,
+        rerun_cloud_init=True,
+        clone=True,
         hotplug=Hotplug(
             vcpus=True,
             memory=True,
@@ -56,9 +60,9 @@ class NoopBackend:
         handle = found or VmHandle(
             id=new_id(self.tag), name=spec.name, backend=self.tag, work_dir=work_dir, spec=spec
         )
-        handle = handle.evolve(
-            spec=spec, disk_bytes=self._disk_bytes(handle, spec), disks=_records(handle, spec)
-        )
+        handle = _with_disks(next_instance(handle, spec).evolve(uefi=spec.firmware == "uefi"))
+        if not handle.state.has_process:
+            handle = _grown(handle, spec)
         handle = complete_macs(handle, ())
         if spec.has_user_network and handle.ssh_host_port is None:
             ports = spec.ssh_port_range or PortRange()
@@ -70,19 +74,19 @@ class NoopBackend:
     def start(self, vm: VmHandle) -> VmHandle:
         """Record that it runs."""
         reason = "The backend noop runs nothing."
+        vm = _grown(_with_disks(vm), vm.spec)
         return self._become(
-            vm.evolve(booted=vm.spec, stopped_by=None, accelerator_reason=reason), VmState.RUNNING
+            vm.evolve(booted=vm.spec, stopped_by=None, seed_stale=False, accelerator_reason=reason),
+            VmState.RUNNING,
         )
 
     def change(self, vm: VmHandle, changes: Sequence[Change], running: VmSpec) -> VmHandle:
         """Record that it runs with these."""
-        size = running.disk_size or vm.disk_bytes
-        return self._store.save(vm.evolve(booted=running, disk_bytes=size))
+        return self._store.save(_grown(vm, running).evolve(booted=running))
 
-    def discard(self, vm: VmHandle) -> VmHandle:
-        """Forget the disks that its spec no longer has."""
-        kept = {disk.name for disk in vm.spec.disks or ()}
-        disks = {name: record for name, record in vm.disks.items() if name in kept}
+    def discard(self, vm: VmHandle, names: Sequence[str]) -> VmHandle:
+        """Forget these disks."""
+        disks = {name: record for name, record in vm.disks.items() if name not in names}
         return self._store.save(vm.evolve(disks=disks))
 
     def stop(self, vm: VmHandle, timeout: float) -> VmHandle:
@@ -98,6 +102,10 @@ class NoopBackend:
     def resume(self, vm: VmHandle) -> VmHandle:
         """Record that it runs again."""
         return self._become(vm, VmState.RUNNING)
+
+    def rename(self, vm: VmHandle, name: str) -> VmHandle:
+        """Move the record."""
+        return self._store.rename(vm, name)
 
     def destroy(self, vm: VmHandle) -> list[str]:
         """Remove the record."""
@@ -129,20 +137,26 @@ class NoopBackend:
             return there
         return replace(there, addresses={network.name: (LOOPBACK,) for network in there.plugged})
 
-    @staticmethod
-    def _disk_bytes(vm: VmHandle, spec: VmSpec) -> int | None:
-        return vm.disk_bytes if vm.state.has_process else spec.disk_size
-
     def _become(self, vm: VmHandle, state: VmState) -> VmHandle:
         return self._store.save(vm.evolve(state=state))
 
 
-def _records(vm: VmHandle, spec: VmSpec) -> dict[str, DiskRecord]:
-    made = dict(vm.disks)
+def _with_disks(vm: VmHandle) -> VmHandle:
+    disks = dict(vm.disks)
+    for disk in vm.spec.disks or ():
+        if disk.name != SYSTEM_DISK and disk.name not in disks:
+            disks[disk.name] = DiskRecord("", disk.format or "qcow2", disk.size or 0, disk.image)
+    return vm.evolve(disks=disks)
+
+
+def _grown(vm: VmHandle, spec: VmSpec) -> VmHandle:
+    """Return the record with its disks as large as the spec says; none shrinks."""
+    disks = dict(vm.disks)
     for disk in spec.disks or ():
-        if disk.name != SYSTEM_DISK:
-            made[disk.name] = DiskRecord("", disk.format or "qcow2", disk.size or 0, disk.image)
-    return made
+        if disk.name in disks and (disk.size or 0) > disks[disk.name].size:
+            disks[disk.name] = replace(disks[disk.name], size=disk.size or 0)
+    sizes = [size for size in (vm.disk_bytes, spec.disk_size) if size is not None]
+    return vm.evolve(disks=disks, disk_bytes=max(sizes, default=None))
 
 
 if TYPE_CHECKING:

@@ -11,12 +11,11 @@ import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._core.disks import SYSTEM_DISK
 from .._core.errors import (
     InvalidState,
-    NetworkFailed,
     NoGuestAddress,
     QmpCommandFailed,
     QmpConnectFailed,
@@ -32,8 +31,7 @@ from .._core.layout import (
     QMP_SOCKET,
     VNC_PASSWORD,
 )
-from .._core.live import Change, Hotplug
-from .._core.networks import Network
+from .._core.live import Change, Hotplug, changed
 from .._core.spec import VmSpec
 from .._core.state import VmState
 from .._core.vm import ConsoleEndpoint, Vm
@@ -43,17 +41,23 @@ from . import preparation
 from .accelerator import Accelerator, choose_accelerator
 from .addresses import look_up, wait_for_address
 from .argv import MACHINES, Launch, build_argv
+from .companions import Companions, end_companions, lost_companions
 from .disk_files import discard_disks, note_size
 from .facts import read_facts
+from .firmware import check_firmware, make_nvram
 from .host_check import check_host, qemu_binary
 from .hotplug import MEMORY_STEP, Hotplugger, finish_start
 from .identity import find_process
+from .kernel_boot import pin_machine_type
 from .ladder import end_process
 from .launcher import Launched, launch, opened
 from .monitor import LOOK, expect_state, open_monitor, vnc_address, vnc_endpoint
+from .ports import PORTS
 from .qmp import Qmp
 from .run_state import RUN_STATES, state_of
+from .shared_folders import opened_folders
 from .taps import opened_taps
+from .tpm import opened_tpm
 
 _GREETING = 30.0  # seconds until QEMU answers at its start
 
@@ -66,6 +70,9 @@ class QemuBackend:
         suspend=True,
         network_types=("user", "bridge", "tap"),
         accelerators=("kvm", "tcg"),
+        rename=True,
+        rerun_cloud_init=True,
+        clone=True,
         unsupported=("propolis",),
         hotplug=Hotplug(
             vcpus=True,
@@ -75,8 +82,9 @@ class QemuBackend:
             limits=True,
             cdrom=True,
             disk_buses=("virtio-blk", "virtio-scsi", "nvme"),
-            network_types=("user",),
+            network_types=("user", "bridge", "tap"),
             cable=True,
+            slots=PORTS,
         ),
         defaults=VmSpec(name="", machine=MACHINES["x86_64"]),
     )
@@ -101,22 +109,20 @@ class QemuBackend:
             raise
 
     def change(self, vm: VmHandle, changes: Sequence[Change], running: VmSpec) -> VmHandle:
-        """Make the changes over QMP; what QEMU says that it has then is recorded, also if a change was not taken."""
+        """Make the changes over QMP; each is recorded, also if a later one is not taken."""
         try:
             with open_monitor(vm) as qmp:
-                plugger = Hotplugger(vm, qmp, self._attach)
                 for change in changes:
-                    plugger.make(change)
+                    Hotplugger(vm, qmp).make(change)
                     vm = self._note(vm, change)
         except VmError:
-            seen = self.observe(vm)
-            self._store.save(vm.evolve(booted=seen.actual))
+            self._store.save(vm)
             raise
         return self._store.save(vm.evolve(booted=running))
 
-    def discard(self, vm: VmHandle) -> VmHandle:
-        """Delete the files of disks that its spec no longer has."""
-        return discard_disks(vm, self._store)
+    def discard(self, vm: VmHandle, names: Sequence[str]) -> VmHandle:
+        """Delete the files of disks that nothing uses any more."""
+        return discard_disks(vm, names, self._store)
 
     def start(self, vm: VmHandle) -> VmHandle:
         """Start QEMU; return when its monitor says that the machine runs. A start that fails leaves the record as it was."""
@@ -125,6 +131,10 @@ class QemuBackend:
                 f"The VM '{vm.name}' has a running QEMU process already.", "Stop it first."
             )
         before = preparation.grow_disk(preparation.ensure_port(vm, self._store), self._store)
+        before = preparation.ensure_seed(before, self._store)
+        check_firmware(before.spec, before)
+        before = make_nvram(before, self._store)  # unless its preparation was cut off, it is there
+        before = pin_machine_type(before, qemu_binary())
         accelerator = choose_accelerator(before.spec.accelerator or "auto")
         vm = self._store.save(
             before.evolve(
@@ -152,9 +162,11 @@ class QemuBackend:
         """Press the power button, wait, then end the process with ever more force; say what was needed."""
         process = find_process(vm.work_dir)
         if process is None:
+            end_companions(vm)
             return self._store.save(vm.evolve(state=VmState.STOPPED, pid=None, vnc_addr=None))
         with process:
             rung = end_process(vm, process, timeout)
+        end_companions(vm)
         for name in (QMP_SOCKET, DEBUG_SOCKET, CONSOLE_SOCKET, AGENT_SOCKET, PID_FILE):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(os.path.join(vm.work_dir, name))
@@ -177,10 +189,17 @@ class QemuBackend:
             expect_state(vm, qmp, VmState.RUNNING)
         return self._store.save(vm.evolve(state=VmState.RUNNING))
 
+    def rename(self, vm: VmHandle, name: str) -> VmHandle:
+        """Move the machine's folder, in which QEMU's sockets would be: it does not run."""
+        if self._is_alive(vm):
+            raise InvalidState(f"The VM '{vm.name}' runs.", "Stop it first.")
+        return self._store.rename(vm, name)
+
     def destroy(self, vm: VmHandle) -> list[str]:
         """Cut the power and remove the machine's folder."""
         if self._is_alive(vm):
             self.stop(vm, 0.0)
+        end_companions(vm)  # also of a QEMU that ended by itself
         return self._store.forget(vm.name)
 
     def state(self, vm: VmHandle) -> VmState:
@@ -228,6 +247,7 @@ class QemuBackend:
 
     def _live(self, vm: VmHandle, pid: int | None = None, warnings: tuple[str, ...] = ()) -> Vm:
         console = self.console_endpoint(vm)
+        warnings = (*warnings, *lost_companions(vm))
         return Vm(vm, VmState.RUNNING, pid=pid, console=console, warnings=warnings)
 
     def _ask(self, live: Vm) -> Vm:
@@ -254,7 +274,12 @@ class QemuBackend:
             return True
 
     def _launch(self, vm: VmHandle, accelerator: Accelerator) -> Launched:
-        with opened(vm.work_dir) as openings, opened_taps(vm) as taps:
+        with contextlib.ExitStack() as stack:
+            openings = stack.enter_context(opened(vm.work_dir))
+            taps = stack.enter_context(opened_taps(vm))
+            companions = Companions(vm.work_dir, openings.stderr)
+            tpm = stack.enter_context(opened_tpm(vm, companions))
+            folders = stack.enter_context(opened_folders(vm, companions))
             settings = Launch(
                 binary=qemu_binary(),
                 accelerator=accelerator.name,
@@ -263,9 +288,12 @@ class QemuBackend:
                 vnc_password=self._vnc_password(vm),
                 fds=openings.fds,
                 taps=taps,
+                tpm=tpm,
+                folders=folders,
             )
             tap_fds = [fd for tap in taps for fd in (*tap.fds, *tap.vhost)]
-            return launch(build_argv(vm, settings), openings, tap_fds)
+            more = [*tap_fds, *folders.values(), *([] if tpm is None else [tpm])]
+            return launch(build_argv(vm, settings), openings, more)
 
     def _await_greeting(self, vm: VmHandle, launched: Launched) -> str | None:
         try:
@@ -279,12 +307,10 @@ class QemuBackend:
             launched.failure("")
             raise
 
-    def _attach(self, qmp: Qmp, network: Network) -> dict[str, Any]:
-        raise NetworkFailed(f"A card of type {network.type} cannot be added to a running machine.")
-
     def _note(self, vm: VmHandle, change: Change) -> VmHandle:
+        vm = vm.evolve(booted=changed(vm.booted or vm.spec, change))
         if change.what != "resize_disk" or not isinstance(change.value, int):
-            return vm
+            return self._store.save(vm)
         if change.name == SYSTEM_DISK:
             return self._store.save(vm.evolve(disk_bytes=change.value))
         return note_size(vm, change.name, change.value, self._store)

@@ -27,6 +27,10 @@ _DRIVERS: Mapping[str, str] = {
 _ON_PCI = ("virtio-blk", "nvme")
 SCSI = "scsi0"  # the controller of disks on virtio-scsi
 CDROM = "cdrom"
+MEDIA = (
+    "medium",
+    "medium2",
+)  # nodes of what lies in it, in turns: the next is opened before the last is taken out
 
 
 def node_name(disk: str) -> str:
@@ -116,10 +120,18 @@ def needs_port(disk: Disk) -> bool:
     return disk.bus in _ON_PCI
 
 
-def medium_node(path: str) -> Node:
+def file_node(name: str, path: str, form: str, readonly: bool = False) -> Node:
+    """Return the block node of a file that rests on no other."""
+    protection = {"read-only": True} if readonly else {}
+    file = {"driver": "file", "filename": path, **protection}
+    node: Node = {"driver": form, "node-name": name, **protection, "file": file}
+    return {**node, "backing": None} if form == "qcow2" else node
+
+
+def medium_node(path: str, name: str = MEDIA[0]) -> Node:
     """Return the block node of what lies in the CD-ROM drive."""
     file = {"driver": "file", "filename": path, "read-only": True}
-    return {"driver": "raw", "node-name": "medium", "read-only": True, "file": file}
+    return {"driver": "raw", "node-name": name, "read-only": True, "file": file}
 
 
 def throttle(disk: Disk) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 from .._core.disks import SYSTEM_DISK, Disk, DiskRecord
@@ -62,6 +63,7 @@ def make_disks(vm: VmHandle, store: Store) -> VmHandle:
 
 def grow_disks(vm: VmHandle, store: Store) -> VmHandle:
     """Make the files as large as the spec says. No process may use them."""
+    vm = make_disks(vm, store)  # a task that was cut off may have left some out
     for disk in vm.spec.disks or ():
         record = vm.disks.get(disk.name)
         if record is not None and disk.size is not None and disk.size > record.size:
@@ -75,14 +77,13 @@ def note_size(vm: VmHandle, name: str, size: int, store: Store) -> VmHandle:
     return store.save(vm.evolve(disks={**vm.disks, name: replace(vm.disks[name], size=size)}))
 
 
-def discard_disks(vm: VmHandle, store: Store) -> VmHandle:
-    """Delete the files of disks that the spec no longer has."""
-    kept = {disk.name for disk in vm.spec.disks or ()}
-    for name, record in vm.disks.items():
-        if name not in kept:
-            with doing(f"delete {record.path}"), contextlib.suppress(FileNotFoundError):
-                os.unlink(record.path)
-    return store.save(vm.evolve(disks={n: r for n, r in vm.disks.items() if n in kept}))
+def discard_disks(vm: VmHandle, names: Sequence[str], store: Store) -> VmHandle:
+    """Delete the files of disks that nothing uses any more."""
+    for name in names:
+        path = vm.disks[name].path
+        with doing(f"delete {path}"), contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    return store.save(vm.evolve(disks={n: r for n, r in vm.disks.items() if n not in names}))
 
 
 def _make(vm: VmHandle, disk: Disk, option: str) -> DiskRecord:

@@ -25,7 +25,9 @@ def read_facts(qmp: Qmp, timeout: float) -> LiveFacts:
         if owner.startswith(_DISK) and inserted is not None:
             disks[owner.removeprefix(_DISK)] = inserted["image"]["virtual-size"]
         elif owner == CDROM:
-            medium = "" if inserted is None else inserted["file"]
+            # A drive that stands open shows the guest nothing, whatever lies in it.
+            shut = inserted is not None and not drive.get("tray_open", False)
+            medium = inserted["file"] if shut else ""
     devices = qmp.execute("qom-list", {"path": "/machine/peripheral"}, timeout=timeout)
     return LiveFacts(
         vcpus=len(qmp.execute("query-cpus-fast", timeout=timeout)),

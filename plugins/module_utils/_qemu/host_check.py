@@ -28,7 +28,11 @@ from .._image.provide import foresee_image
 from .accelerator import choose_accelerator
 from .argv import MACHINES, machine_for
 from .disk_files import check_disks
+from .firmware import check_firmware
+from .kernel_boot import check_kernel
+from .shared_folders import check_folders
 from .taps import TUN_DEVICE, bridge_exists
+from .tpm import check_tpm
 
 
 def qemu_binary() -> str:
@@ -55,6 +59,12 @@ def check_host(spec: VmSpec, found: VmHandle | None, data_dir: str) -> None:
     _check_networks(spec)
     check_disks(spec, found)
     _check_cdrom(spec)
+    check_kernel(spec)
+    check_firmware(spec, found)
+    check_tpm(spec)
+    check_folders(spec)
+    if found is not None and found.spec.cloud_init != spec.cloud_init:
+        check_material(spec)
     if spec.accelerator == "kvm":
         choose_accelerator("kvm")
     if found is None or found.state is VmState.PREPARING:

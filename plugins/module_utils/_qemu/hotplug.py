@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .._core.disks import Disk
@@ -19,6 +20,7 @@ from .._core.networks import MODELS, Network
 from .argv import card_id
 from .blocks import (
     CDROM,
+    MEDIA,
     SCSI,
     device_id,
     disk_device,
@@ -28,15 +30,15 @@ from .blocks import (
     node_name,
     throttle,
 )
+from .cards import add_host_end
 from .ports import PORTS, has_ports
 from .qmp import Qmp
 
 MEMORY_STEP = 128  # MiB; the smallest piece that Linux takes
 _UNPLUG = 30.0  # seconds that the guest has to let a device go
+_EJECT = 10.0  # the same for a medium
 _AGAIN = 5.0  # seconds after which it is asked once more: a guest that boots does not hear
 _MIB = 1024 * 1024
-
-Attach = Callable[[Qmp, Network], Mapping[str, Any]]  # adds the host's end of a card
 
 
 def finish_start(vm: VmHandle, qmp: Qmp) -> None:
@@ -50,10 +52,10 @@ def finish_start(vm: VmHandle, qmp: Qmp) -> None:
 
 
 class Hotplugger:
-    """Makes changes to one running machine. ``attach`` adds the host's end of a network card and returns more properties."""
+    """Makes changes to one running machine."""
 
-    def __init__(self, vm: VmHandle, qmp: Qmp, attach: Attach) -> None:
-        self._vm, self._qmp, self._attach = vm, qmp, attach
+    def __init__(self, vm: VmHandle, qmp: Qmp) -> None:
+        self._vm, self._qmp = vm, qmp
 
     def make(self, change: Change) -> None:
         """Make one change; raise ``ChangeFailed`` saying why QEMU or the guest did not take it."""
@@ -73,13 +75,12 @@ class Hotplugger:
         )
 
     def _limit_disk(self, change: Change) -> None:
-        listed = {disk.name: disk for disk in self._vm.spec.disks or ()}
-        disk = listed.get(change.name, Disk(change.name))
+        running = {disk.name: disk for disk in (self._vm.booted or self._vm.spec).disks or ()}
+        disk = replace(running.get(change.name, Disk(change.name)), **change.value)
         self._qmp.execute("block_set_io_throttle", throttle(disk))
 
     def _add_disk(self, change: Change) -> None:
-        disk = change.value
-        assert isinstance(disk, Disk)
+        disk: Disk = change.value
         if disk.bus == "virtio-scsi" and SCSI not in self._devices():
             self._qmp.execute(
                 "device_add", {"driver": "virtio-scsi-pci", "id": SCSI, **self._port()}
@@ -104,24 +105,25 @@ class Hotplugger:
         self._qmp.execute("blockdev-del", {"node-name": node_name(change.name)})
 
     def _add_network(self, change: Change) -> None:
-        card = change.value
-        assert isinstance(card, Network)
+        card: Network = change.value
         if card_id(card.name) in self._devices():
             return  # an earlier task was cut off after this
         with contextlib.suppress(QmpCommandFailed):  # or before it
             self._qmp.execute("netdev_del", {"id": card.name})
-        more = self._attach(self._qmp, card)
-        device = {
+        queues = add_host_end(self._vm, card, self._qmp)
+        device: dict[str, Any] = {
             "driver": MODELS[card.model],
             "id": card_id(card.name),
             "netdev": card.name,
             "mac": self._vm.mac_of(card),
             "romfile": "",
-            **more,
-            **self._port(),
         }
+        if card.model == "virtio" and queues > 1:
+            device |= {"mq": True, "vectors": 2 * queues + 2}
+        if card.model == "virtio" and card.mtu is not None:
+            device["host_mtu"] = card.mtu
         try:
-            self._qmp.execute("device_add", device)
+            self._qmp.execute("device_add", {**device, **self._port()})
         except VmError:
             with contextlib.suppress(VmError):
                 self._qmp.execute("netdev_del", {"id": card.name})
@@ -141,7 +143,7 @@ class Hotplugger:
         there = sum(slot["vcpus-count"] for slot in slots if "qom-path" in slot)
         free = [slot for slot in slots if "qom-path" not in slot]
         free.sort(key=lambda slot: sorted(slot["props"].items()))
-        wanted = int(change.value)  # type: ignore[call-overload]
+        wanted = change.value
         for slot in free[: wanted - there]:
             place = "-".join(str(number) for dummy_key, number in sorted(slot["props"].items()))
             self._qmp.execute(
@@ -151,7 +153,7 @@ class Hotplugger:
     def _set_memory(self, change: Change) -> None:
         memory = self._qmp.execute("query-memory-size-summary")
         there = memory["base-memory"] + memory.get("plugged-memory", 0)
-        size = int(change.value) * _MIB - there  # type: ignore[call-overload]
+        size = change.value * _MIB - there
         numbers = {name.removeprefix("dimm") for name in self._devices() if name.startswith("dimm")}
         number = next(n for n in range(len(numbers) + 1) if str(n) not in numbers)
         backend = {
@@ -160,6 +162,8 @@ class Hotplugger:
             "size": size,
             "dump": False,
         }
+        if (self._vm.booted or self._vm.spec).shared_folders:  # all of it is theirs, too
+            backend |= {"qom-type": "memory-backend-memfd", "share": True}
         self._qmp.execute("object-add", backend)
         try:
             dimm = {"driver": "pc-dimm", "id": f"dimm{number}", "memdev": f"mem{number}"}
@@ -170,17 +174,53 @@ class Hotplugger:
             raise
 
     def _set_medium(self, change: Change) -> None:
-        self._qmp.execute("blockdev-open-tray", {"id": CDROM, "force": True})
-        with contextlib.suppress(QmpCommandFailed):  # it was empty
-            self._qmp.execute("blockdev-remove-medium", {"id": CDROM})
-        for node in self._qmp.execute("query-named-block-nodes", {"flat": True}):
-            if node.get("node-name") == "medium":
-                self._qmp.execute("blockdev-del", {"node-name": "medium"})
+        nodes = self._qmp.execute("query-named-block-nodes", {"flat": True})
+        there = {node["node-name"] for node in nodes} & set(MEDIA)
+        inserted = self._drive().get("inserted", {}).get("node-name")
+        for name in there - {
+            inserted
+        }:  # an earlier task was cut off, or somebody else has taken it out
+            self._qmp.execute("blockdev-del", {"node-name": name})
+        node = next(name for name in MEDIA if name != inserted)
         if change.value:
-            node = medium_node(str(change.value))
-            self._qmp.execute("blockdev-add", node)
-            self._qmp.execute("blockdev-insert-medium", {"id": CDROM, "node-name": "medium"})
+            self._qmp.execute("blockdev-add", medium_node(str(change.value), node))
+        try:
+            self._open_tray()
+        except VmError:
+            if change.value:
+                with contextlib.suppress(VmError):
+                    self._qmp.execute("blockdev-del", {"node-name": node})
+            raise
+        if inserted is not None:
+            self._qmp.execute("blockdev-remove-medium", {"id": CDROM})
+            if inserted in MEDIA:
+                self._qmp.execute("blockdev-del", {"node-name": inserted})
+        if change.value:
+            self._qmp.execute("blockdev-insert-medium", {"id": CDROM, "node-name": node})
         self._qmp.execute("blockdev-close-tray", {"id": CDROM})
+
+    def _drive(self) -> Mapping[str, Any]:
+        """Return what QEMU says of the drive."""
+        drives = self._qmp.execute("query-block")
+        found = (d for d in drives if d.get("qdev", "").rpartition("/")[2] == CDROM)
+        return next(found, {})
+
+    def _open_tray(self) -> None:
+        """Open the drive. If the guest has locked it, QEMU asks the guest to let the medium go."""
+        self._qmp.execute("blockdev-open-tray", {"id": CDROM})
+        deadline = time.monotonic() + _EJECT
+        while not self._drive().get("tray_open", False):
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._qmp.wait_event("DEVICE_TRAY_MOVED", timeout=left):
+                break
+        else:
+            return
+        raise ChangeFailed(
+            f"The guest of the VM '{self._vm.name}' has locked its CD-ROM drive and did not open it within {_EJECT:g} s.",
+            "It does so while the medium is mounted: unmount it in the guest. The change is recorded; "
+            "state=restarted makes it.",
+            change="set medium",
+        )
 
     def _unplug(self, device: str) -> None:
         """Ask the guest to let a device go, and wait until it has."""
@@ -193,8 +233,9 @@ class Hotplugger:
             if time.monotonic() >= deadline:
                 raise ChangeFailed(
                     f"The guest of the VM '{self._vm.name}' did not let the device {device} go within {_UNPLUG:g} s.",
-                    "A guest lets go only of what it does not use, and once its system is up; "
-                    "state=restarted makes the change without it.",
+                    "A guest hears of it once its system is up, and some keep what they use, such as a disk with "
+                    "mounted file systems. Unmount it there and run the task again; state=restarted makes the "
+                    "change without the guest.",
                     change=f"remove {device}",
                 )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 LINE_LIMIT = 16 * 1024 * 1024  # bytes; QEMU's longest answer, its schema, has a fraction of a MiB
@@ -53,11 +53,13 @@ class JsonLines:
         self._input = bytearray()
         self._searched = 0  # so much of the input is known to hold no end of line
 
-    def send(self, message: Mapping[str, Any], deadline: Deadline) -> None:
-        """Send one object; after a ``TimeoutError`` an unknown part of it has gone out."""
+    def send(self, message: Mapping[str, Any], deadline: Deadline, fds: Sequence[int] = ()) -> None:
+        """Send one object, with open files; after a ``TimeoutError`` an unknown part of it has gone out."""
         data = json.dumps(message).encode() + b"\n"
         self._sock.settimeout(deadline.left())
         try:
+            if fds:
+                data = data[socket.send_fds(self._sock, [data], list(fds)) :]
             self._sock.sendall(data)
         except socket.timeout as exc:  # another class than TimeoutError before Python 3.10
             raise TimeoutError from exc

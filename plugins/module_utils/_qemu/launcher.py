@@ -216,5 +216,8 @@ def _source_of(module_name: str) -> str:
 
 def _without_prefix(words: str) -> str:
     """Return QEMU's last line without time and program name."""
-    last = words.splitlines()[-1] if words else ""
-    return last.partition(": ")[2] if "qemu-system" in last.partition(": ")[0] else last
+    lines = words.splitlines()
+    own = [line for line in lines if "qemu-system" in line.partition(": ")[0]]
+    if own:  # programs beside it say something, too, when it ends
+        return own[-1].partition(": ")[2]
+    return lines[-1] if lines else ""

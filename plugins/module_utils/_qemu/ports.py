@@ -24,6 +24,12 @@ def has_ports(machine: str | None) -> bool:
     return machine is not None and (machine == "q35" or machine.startswith("pc-q35-"))
 
 
+def on_board(driver: str, machine: str | None) -> str:
+    """Return the device for a virtio driver that is named as it is on PCI; a microvm has no PCI."""
+    on_mmio = machine == "microvm" and driver.endswith("-pci")
+    return f"{driver.removesuffix('-pci')}-device" if on_mmio else driver
+
+
 def port_devices(machine: str | None) -> list[dict[str, Any]]:
     """Return the root ports as devices."""
     if not has_ports(machine):

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 
+from .._core.cloud_init import next_instance
 from .._core.errors import BadRecord, PortUnavailable
 from .._core.handle import VmHandle
-from .._core.layout import CONSOLE_SOCKET, OVERLAY, QMP_SOCKET
+from .._core.layout import CONSOLE_SOCKET, KNOWN_HOSTS, OVERLAY, QMP_SOCKET
 from .._core.spec import PortRange, VmSpec
 from .._core.state import VmState
 from .._guest.identity import choose_port, complete_macs, new_id
@@ -21,7 +23,9 @@ from .._host.store import Store
 from .._image.inspect import check_disk_size
 from .._image.overlay import create_overlay, grow_overlay
 from .._image.provide import provide_image
+from .cloning import copy_machine, new_generation
 from .disk_files import grow_disks, make_disks
+from .firmware import make_nvram
 
 
 def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
@@ -29,22 +33,36 @@ def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
     image = provide_image(spec, store.data_dir)
     check_disk_size(image, spec.disk_size)
     spec = replace(spec, image_format=image.format)
-    handle = reserve(found.evolve(spec=spec) if found else _new_handle(spec, store), store)
+    handle = reserve(_with_spec(found, spec) if found else _new_handle(spec, store), store)
     handle = make_material(handle)
+    if spec.clone_from is not None:
+        handle = make_nvram(make_disks(copy_machine(handle, store), store), store)
+        return grow_disk(handle, store)
     overlay = os.path.join(handle.work_dir, OVERLAY)
     size = spec.disk_size or image.virtual_size
     # What was left half way has never been started: its disk holds nothing yet, and may have another size.
     if found or not os.path.exists(overlay):
         create_overlay(overlay, image, size)
-    handle = make_disks(handle, store)
+    handle = make_nvram(make_disks(handle, store), store)
     disk = {"overlay_path": overlay, "disk_bytes": size, "base_image": image.path}
     return store.save(handle.evolve(state=VmState.PREPARED, **disk))
 
 
 def update(spec: VmSpec, found: VmHandle, store: Store, running: bool) -> VmHandle:
     """Record a changed spec; grow the disk now if no process uses it, else at the next start."""
-    handle = make_disks(reserve(found.evolve(spec=spec), store), store)
+    handle = make_disks(reserve(_with_spec(found, spec), store), store)
+    handle = make_nvram(handle, store)
     return handle if running else grow_disk(handle, store)
+
+
+def ensure_seed(handle: VmHandle, store: Store) -> VmHandle:
+    """Write the seed anew if cloud-init is told something else than before. No process may use it."""
+    if not handle.seed_stale:
+        return handle
+    made = make_material(handle)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(handle.work_dir, KNOWN_HOSTS))  # a new instance makes new host keys
+    return store.save(made)
 
 
 def ensure_port(handle: VmHandle, store: Store) -> VmHandle:
@@ -103,6 +121,10 @@ def reserve(handle: VmHandle, store: Store) -> VmHandle:
         return store.save(handle)
 
 
+def _with_spec(handle: VmHandle, spec: VmSpec) -> VmHandle:
+    return next_instance(handle, spec).evolve(uefi=spec.firmware == "uefi")
+
+
 def _new_handle(spec: VmSpec, store: Store) -> VmHandle:
     work_dir = store.work_dir(spec.name)
     return VmHandle(
@@ -111,6 +133,8 @@ def _new_handle(spec: VmSpec, store: Store) -> VmHandle:
         backend="qemu",
         work_dir=work_dir,
         spec=spec,
+        uefi=spec.firmware == "uefi",
+        generation=new_generation(),
         qmp_socket=os.path.join(work_dir, QMP_SOCKET),
         console_socket=os.path.join(work_dir, CONSOLE_SOCKET),
     )

@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -84,14 +84,19 @@ class Qmp:
         self.close()
 
     def execute(
-        self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = 5.0
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        timeout: float = 5.0,
+        fds: Sequence[int] = (),
     ) -> Any:
-        """Return what ``command`` returned; keep the events that come in between.
+        """Return what ``command`` returned; keep the events that come in between. Open files go along with it.
 
         Raise ``QmpCommandFailed`` if QEMU refused (``details["error_class"]`` and ``["desc"]`` are its words),
         did not answer in ``timeout`` seconds (an answer that comes later is ignored), broke the protocol or is gone.
         """
-        return self._run(command, arguments, Deadline(timeout))
+        return self._run(command, arguments, Deadline(timeout), fds)
 
     def wait_event(self, *names: str, timeout: float) -> Event | None:
         """Return the first event, kept or new, that has one of ``names``, and keep it no longer.
@@ -148,19 +153,25 @@ class Qmp:
         except QmpCommandFailed as exc:
             raise QmpConnectFailed(exc.message, None, **exc.details) from exc
 
-    def _run(self, command: str, arguments: Mapping[str, Any] | None, deadline: Deadline) -> Any:
+    def _run(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None,
+        deadline: Deadline,
+        fds: Sequence[int] = (),
+    ) -> Any:
         request: dict[str, Any] = {"execute": command, "id": f"{os.getpid()}-{next(_serials)}"}
         if arguments is not None:
             request["arguments"] = dict(arguments)
         try:
-            self._send(request, deadline)
+            self._send(request, deadline, fds)
             return _result(command, self._answer(request["id"], deadline))
         except (OSError, NotProtocol) as exc:
             raise self._broken(f"The command {command}", exc, deadline, command=command) from exc
 
-    def _send(self, request: Mapping[str, Any], deadline: Deadline) -> None:
+    def _send(self, request: Mapping[str, Any], deadline: Deadline, fds: Sequence[int]) -> None:
         try:
-            self._lines.send(request, deadline)
+            self._lines.send(request, deadline, fds)
         except ConnectionError:
             return  # the end is met on reading, after QEMU's last words
         except TimeoutError:

@@ -44,8 +44,14 @@ class Tap:
 
 
 def interface_name(handle: VmHandle, index: int) -> str:
-    """Return the name of the host's end of a card on a bridge: 12 characters that belong to this machine."""
+    """Return the name of the host's end of a card on a bridge: at most 13 characters that belong to this machine."""
     return f"vt{handle.uuid.replace('-', '')[:8]}n{index}"
+
+
+def _free_name(handle: VmHandle) -> str:
+    """Return such a name that no card of the running machine has: they keep theirs when others before them go."""
+    names = (interface_name(handle, index) for index in range(100))
+    return next(name for name in names if not os.path.exists(f"/sys/class/net/{name}"))
 
 
 def bridge_exists(bridge: str) -> bool:
@@ -63,20 +69,28 @@ def bridge_helper() -> str | None:
 def opened_taps(handle: VmHandle) -> Iterator[tuple[Tap, ...]]:
     """Open the host's ends of all cards on bridges and TAPs; ours are closed afterwards."""
     with contextlib.ExitStack() as stack:
-        taps = []
-        for index, network in enumerate(handle.spec.networks or ()):
-            if network.type in ("bridge", "tap"):
-                tap = _open(handle, index, network)
-                for fd in (*tap.fds, *tap.vhost):
-                    stack.callback(os.close, fd)
-                taps.append(tap)
-        yield tuple(taps)
+        cards = handle.spec.networks or ()
+        yield tuple(
+            stack.enter_context(opened_tap(handle, network, interface_name(handle, index)))
+            for index, network in enumerate(cards)
+            if network.type in ("bridge", "tap")
+        )
 
 
-def _open(handle: VmHandle, index: int, network: Network) -> Tap:
+@contextlib.contextmanager
+def opened_tap(handle: VmHandle, network: Network, name: str | None = None) -> Iterator[Tap]:
+    """Open the host's end of one card; ours is closed afterwards."""
+    tap = _open(handle, network, network.interface or name or _free_name(handle))
+    try:
+        yield tap
+    finally:
+        for fd in (*tap.fds, *tap.vhost):
+            os.close(fd)
+
+
+def _open(handle: VmHandle, network: Network, name: str) -> Tap:
     if network.bridge is not None and os.geteuid() != 0:
         return Tap(network.name, (_ask_helper(network.bridge),))
-    name = network.interface or interface_name(handle, index)
     queues = min(handle.vcpus, MAX_QUEUES) if os.access(VHOST_DEVICE, os.R_OK | os.W_OK) else 1
     with contextlib.ExitStack() as undo:
         fds: list[int] = []

@@ -1,0 +1,49 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A machine made from another one: the same disks and hardware, and an identity of its own. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .errors import InvalidSpec, InvalidState, Unsupported
+from .features import Features
+from .spec import CloudInit, VmSpec
+from .state import VmState
+from .vm import Vm
+
+
+def clone_wish(wish: VmSpec, source: Vm | None, tag: str, features: Features) -> VmSpec:
+    """Return the wish for a new machine with what it leaves open taken from ``source``; raise if that cannot be cloned."""
+    if not features.clone:
+        raise Unsupported(f"clone_from is not available on backend {tag}.", option="clone_from")
+    check_source(wish, source)
+    assert source is not None
+    base = source.handle.spec
+    cards = tuple(replace(card, mac=None) for card in base.networks or ())
+    cloud_init = replace(base.cloud_init or CloudInit(), hostname=None)
+    base = replace(base, networks=cards, cloud_init=cloud_init, autostart=False, backend=tag)
+    size = wish.disk_size or source.handle.disk_bytes
+    return replace(wish.over(base), disk_size=size)
+
+
+def check_source(wish: VmSpec, source: Vm | None) -> None:
+    """Raise if a machine cannot be made from ``source`` right now."""
+    if source is None:
+        raise InvalidSpec(f"clone_from: there is no VM '{wish.clone_from}'.", option="clone_from")
+    if source.state not in (VmState.PREPARED, VmState.STOPPED):
+        raise InvalidState(
+            f"clone_from: the VM '{wish.clone_from}' is {source.state.value}; only one that is off can be cloned, "
+            "since its disks must not change meanwhile.",
+            "Stop it first with state=stopped.",
+            option="clone_from",
+        )
+    has = source.handle.disk_bytes
+    if wish.disk_size is not None and has is not None and wish.disk_size < has:
+        raise InvalidSpec(
+            f"disk_size: {wish.disk_size} is smaller than the disk of the VM '{wish.clone_from}', which has {has} bytes.",
+            "A disk only grows.",
+            option="disk_size",
+        )

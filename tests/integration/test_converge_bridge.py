@@ -1,0 +1,59 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Cards on a bridge that come to a running guest and go again."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from conftest import Hypervisor, clean_up, in_guest
+from test_networks import Lan
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a network namespace")
+
+
+@pytest.fixture
+def lan(tmp_path):
+    with Lan(tmp_path) as there:
+        yield there
+
+
+@pytest.fixture
+def on_lan(lan, tmp_path, smoke_image):
+    subject = Hypervisor(tmp_path / "data", prefix=lan.prefix)
+    subject.defaults = {"image": str(smoke_image), "memory": "192"}
+    yield subject
+    clean_up(subject)
+    assert lan.ports() == []
+
+
+def test_cards_on_a_bridge_come_and_go_while_the_guest_runs(on_lan, lan):
+    first = on_lan.vm(wait_for="ssh")["vm"]
+    user = {"type": "user"}
+    cards = [{"type": "bridge", "name": name, "bridge": "br0"} for name in ("a", "b")]
+
+    both = on_lan.vm(networks=[user, *cards])
+    assert both["actions"] == ["prepare", "change"]
+    ends = lan.ports()
+    assert len(ends) == 2
+    macs = [card["mac"] for card in both["vm"]["networks"][1:]]
+    seen = in_guest(first, "cat /sys/class/net/eth[12]/address", lan.prefix).split()
+    assert seen == macs
+
+    dhcp = "ip link set eth2 up && udhcpc -q -n -t 10 -T 1 -i eth2 -s /lib/smoke/dhcp"
+    in_guest(first, f"sudo sh -c '{dhcp}' 2>&1", lan.prefix)
+    one = on_lan.vm(networks=[user, cards[1]])
+    assert one["vm"]["pid"] == first["pid"]
+    assert lan.ports() == ends[1:]
+    (address,) = one["vm"]["networks"][1]["ip_addresses"]
+    assert address.startswith("192.168.77.")
+    assert in_guest(first, "ls /sys/class/net", lan.prefix).split() == ["eth0", "eth2", "lo"]
+
+    # The name of the host's end that became free is used again; the one that stayed keeps its own.
+    again = on_lan.vm(networks=[user, cards[1], cards[0]])
+    assert again["vm"]["pid"] == first["pid"]
+    assert sorted(lan.ports()) == sorted(ends)
+    assert on_lan.vm(networks=[user])["changed"]
+    assert lan.ports() == []

@@ -1,0 +1,209 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A machine made from another one, and what cloud-init is told a second time: the decisions, on the backend noop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils import _arguments, _manage
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.cloud_init import (
+    checked_wish,
+    instance_id,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import VmError
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
+    CloudInit,
+    VmSpec,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store import Store
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._module import Task
+from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import (
+    KEY,
+    SECRET,
+    minimal_handle,
+)
+
+
+class Bench:
+    """The module ``vm`` on the backend noop, each task first in check mode."""
+
+    def __init__(self, folder):
+        self.store = Store(str(folder))
+
+    def once(self, name, check=False, **options):
+        defaults = {key: item.get("default") for key, item in _arguments.VM.items()}
+        given = {"name": name, "data_dir": self.store.data_dir, "backend": "noop", **options}
+        return _manage.manage_vm(Task({**defaults, **given}, check))
+
+    def vm(self, name="web1", **options):
+        predicted = self.once(name, check=True, **options)
+        result = self.once(name, **options)
+        for key in ("changed", "actions", "diff", "restart_required"):
+            assert predicted[key] == result[key]
+        return result
+
+    def refuse(self, name="web1", **options):
+        texts = set()
+        for check in (True, False):
+            with pytest.raises(VmError) as caught:
+                self.once(name, check=check, **options)
+            texts.add(caught.value.message)
+        assert len(texts) == 1
+        return caught.value
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+def test_a_clone_is_like_the_other_one_and_somebody_else(bench):
+    source = bench.vm(
+        state="stopped",
+        vcpus=3,
+        memory="3GiB",
+        disk_size="20GiB",
+        labels={"role": "web"},
+        disks=[{"name": "data", "size": "5GiB"}],
+        cloud_init={"hostname": "first", "user": "admin", "ssh_authorized_keys": [KEY]},
+    )["vm"]
+
+    result = bench.vm("web2", state="stopped", clone_from="web1", vcpus=1)
+    clone = result["vm"]
+
+    assert result["actions"] == ["prepare"]
+    for key in ("memory_mb", "labels"):
+        assert clone[key] == source[key]
+    assert clone["vcpus"] == 1
+    assert [(d["name"], d["size"]) for d in clone["disks"]] == [
+        (d["name"], d["size"]) for d in source["disks"]
+    ]
+    assert clone["id"] != source["id"]
+    assert clone["networks"][0]["mac"] != source["networks"][0]["mac"]
+    told = bench.store.load("web2").spec.cloud_init
+    assert (told.hostname, told.user, told.ssh_authorized_keys) == (None, "admin", (KEY,))
+
+
+def test_a_second_run_changes_nothing_even_if_the_other_one_runs_or_is_gone(bench):
+    bench.vm(state="stopped")
+    bench.vm("web2", clone_from="web1")
+
+    bench.vm(state="started")
+    assert not bench.vm("web2", clone_from="web1")["changed"]
+    bench.vm(state="absent")
+    assert not bench.vm("web2", clone_from="web1")["changed"]
+    assert not bench.vm("web2")["changed"]
+
+
+def test_a_given_mac_address_is_not_given_twice(bench):
+    mac = "52:54:00:00:00:01"
+    card = {"type": "user", "mac": mac, "connected": True, "port_forwards": []}
+    bench.vm(state="stopped", networks=[card])
+
+    clone = bench.vm("web2", state="stopped", clone_from="web1")["vm"]
+
+    assert clone["networks"][0]["mac"] not in (None, mac)
+
+
+def test_a_clone_does_not_come_back_with_its_host_unasked(bench):
+    bench.vm(state="stopped")
+    handle = bench.store.load("web1")
+    bench.store.save(handle.evolve(spec=replace(handle.spec, autostart=True)))
+
+    bench.vm("web2", state="stopped", clone_from="web1")
+
+    assert bench.store.load("web2").spec.autostart is False
+
+
+@pytest.mark.parametrize("state", ["started", "suspended"])
+def test_one_that_runs_is_not_cloned(bench, state):
+    bench.vm(state=state)
+
+    error = bench.refuse("web2", clone_from="web1")
+
+    assert error.code == "vm_manager.vm.invalid_state"
+    assert bench.store.names() == ["web1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"clone_from": "nobody"}, "there is no VM 'nobody'"),
+        ({"clone_from": "web2"}, "cannot be the machine to clone"),
+        ({"clone_from": "../web1"}, "cannot be the machine to clone"),
+        ({"clone_from": "web1", "image": "/x.qcow2"}, "has the image of the machine"),
+        ({"clone_from": "web1", "disk_size": "1GiB"}, "is smaller"),
+    ],
+)
+def test_what_cannot_be_a_clone(bench, options, words):
+    bench.vm(state="stopped", disk_size="20GiB")
+
+    assert words in str(bench.refuse("web2", **options))
+    assert bench.store.names() == ["web1"]
+
+
+def test_a_machine_does_not_become_a_clone_later(bench):
+    bench.vm(state="stopped")
+    bench.vm("web2", state="stopped")
+
+    assert bench.refuse("web2", clone_from="web1").code == "vm_manager.spec.cannot_change"
+
+
+def test_cloud_init_changes_only_if_it_is_to_run_again(bench):
+    bench.vm(cloud_init={"user": "admin"})
+
+    error = bench.refuse(cloud_init={"user": "other", "user_data": {"password": SECRET}})
+
+    assert error.code == "vm_manager.spec.cannot_change"
+    assert "cloud_init.rerun" in error.help
+    assert SECRET not in repr((error.message, error.as_dict()))
+    assert not bench.vm(cloud_init={"user": "admin"})["changed"]
+    assert not bench.vm(cloud_init={"user": "admin", "rerun": True})["changed"]
+    assert bench.store.load("web1").instance == 0
+
+
+def test_cloud_init_runs_again_once(bench):
+    bench.vm(cloud_init={"user": "admin"})
+    wish = {"user": "other", "rerun": True}
+
+    first = bench.vm(cloud_init=wish)
+    second = bench.vm(cloud_init=wish)
+    there = bench.store.load("web1")
+
+    assert (first["actions"], first["restart_required"]) == (["prepare"], True)
+    assert (second["actions"], second["restart_required"]) == ([], True)
+    assert (there.instance, there.seed_stale) == (1, True)
+    assert there.spec.cloud_init.rerun is None
+    bench.vm(state="restarted")
+    again = bench.vm(cloud_init=wish)
+    assert (again["changed"], again["restart_required"]) == (False, False)
+    assert (bench.store.load("web1").instance, bench.store.load("web1").seed_stale) == (1, False)
+    assert not bench.vm(cloud_init={"user": "other"})["changed"]
+
+
+def test_a_new_machine_may_say_rerun_from_the_start(bench):
+    wish = {"user": "admin", "rerun": True}
+
+    bench.vm(cloud_init=wish)
+
+    assert not bench.vm(cloud_init=wish)["changed"]
+    assert bench.store.load("web1").spec.cloud_init.rerun is None
+
+
+def test_a_backend_that_cannot_write_the_seed_again_says_so():
+    wish = VmSpec("web1", cloud_init=CloudInit(user="other", rerun=True))
+
+    with pytest.raises(VmError, match="not available on backend") as caught:
+        checked_wish(wish, minimal_handle(), False)
+
+    assert caught.value.details == {"option": "cloud_init.rerun"}
+
+
+def test_instances_have_names_of_their_own():
+    names = {instance_id(minimal_handle(instance=number)) for number in range(3)}
+
+    assert len(names) == 3
+    assert minimal_handle().id in names

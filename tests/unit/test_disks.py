@@ -1,0 +1,235 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Disks as tasks ask for them, and their files."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.disks import (
+    MAX_DISKS,
+    SYSTEM_DISK,
+    Disk,
+    DiskRecord,
+    adopted,
+    check_disk_changes,
+    check_together,
+    disks_from_params,
+    merged,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import VmError
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store import Store
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.inspect import Image
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu import disk_files
+from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import minimal_handle
+
+GIB = 1024**3
+
+
+def test_a_disk_is_read_as_it_is_given():
+    item = {"name": "data", "size": "20GiB", "bus": "nvme", "cache": "none", "iops": 100}
+
+    assert disks_from_params(None) is None
+    assert disks_from_params([]) == ()
+    assert disks_from_params([item, {"name": "x", "size": "5"}]) == (
+        Disk("data", size=20 * GIB, bus="nvme", cache="none", iops=100),
+        Disk("x", size=5 * GIB),
+    )
+
+
+WRONG = {
+    "a name with capitals": ([{"name": "Data"}], "disks[0].name"),
+    "a name that leads elsewhere": ([{"name": "../x"}], "disks[0].name"),
+    "a long name": ([{"name": "a" * 16}], "disks[0].name"),
+    "the same name": ([{"name": "a"}, {"name": "a"}], "disks[1].name"),
+    "a size of nothing": ([{"name": "a", "size": "0"}], "disks[0].size"),
+    "an odd size": ([{"name": "a", "size": "1000B"}], "disks[0].size"),
+    "a size in no unit": ([{"name": "a", "size": "10 apples"}], "disks[0].size"),
+    "a serial with a space": ([{"name": "a", "serial": "a b"}], "disks[0].serial"),
+    "a long serial": ([{"name": "a", "serial": "a" * 21}], "disks[0].serial"),
+    "a negative limit": ([{"name": "a", "iops": -1}], "disks[0].iops"),
+    "a negative place": ([{"name": "a"}, {"name": "b", "boot_index": -1}], "disks[1].boot_index"),
+    "raw over an image": ([{"name": "a", "format": "raw", "image": "/x"}], "disks[0].format"),
+    "a size of disk0": ([{"name": SYSTEM_DISK, "size": "1GiB"}], "disks[0].size"),
+    "an image of disk0": ([{"name": SYSTEM_DISK, "image": "/x"}], "disks[0].image"),
+    "disk0 not to be written": ([{"name": SYSTEM_DISK, "readonly": True}], "disks[0].readonly"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_makes_no_sense_is_named(case):
+    items, option = WRONG[case]
+
+    with pytest.raises(VmError) as caught:
+        disks_from_params(items)
+
+    assert caught.value.details == {"option": option}
+    assert caught.value.message.startswith(f"{option}: ")
+
+
+def plain(name, **options):
+    return Disk(name, **options).completed()
+
+
+TOGETHER = {
+    "too many": ([plain(f"d{n}") for n in range(MAX_DISKS + 1)], "disks"),
+    "too many on sata": ([plain(f"d{n}", bus="sata") for n in range(6)], "disks"),
+    "a serial twice": ([plain("a", serial="1"), plain("b", serial="1")], "disks[1].serial"),
+    "a place twice": ([plain("a", boot_index=2), plain("b", boot_index=2)], "disks[1].boot_index"),
+    "native without none": ([plain("a"), plain("b", aio="native")], "disks[1].aio"),
+    "all and some of iops": ([plain("a", iops=1, iops_read=1)], "disks[0].iops"),
+    "all and some of bps": ([plain("a", bps=1, bps_write=1)], "disks[0].bps"),
+}
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_disks_that_do_not_go_together_are_named_by_their_place_in_the_task(case):
+    disks, option = TOGETHER[case]
+
+    with pytest.raises(VmError) as caught:
+        check_together(disks, disks)
+    assert caught.value.details == {"option": option}
+
+    with pytest.raises(VmError) as caught:  # the other is from an earlier task
+        check_together(disks, disks[-1:])
+    assert caught.value.details["option"].startswith(option.replace("disks[1]", "disks[0]"))
+
+
+def test_disks_that_go_together():
+    every = [plain(f"d{n}", serial=f"S{n}", boot_index=n) for n in range(MAX_DISKS)]
+
+    check_together([plain(SYSTEM_DISK), *every], [])
+    check_together([plain("a", aio="native", cache="none", iops_read=1, iops_write=1)], [])
+
+
+def test_what_is_not_listed_stays_and_what_is_left_out_keeps_its_value():
+    base = (plain("a", size=GIB, cache="none"), plain("b"))
+    wish = (Disk("c"), Disk("a", size=2 * GIB))
+
+    assert merged(wish, base) == (plain("a", size=2 * GIB, cache="none"), plain("b"), Disk("c"))
+    assert merged(None, base) == base
+    assert merged(wish, None) == wish
+
+
+MADE = {
+    "old": DiskRecord("/x", "qcow2", 5 * GIB, "/base", "raw"),
+    "gone": DiskRecord("/y", "raw", GIB),
+}
+SIZES = {"old": 5 * GIB, "gone": GIB}
+OLD = (plain("old", image="/base"),)
+
+
+@pytest.mark.parametrize(
+    ("wish", "option"),
+    [
+        (Disk("old"), None),
+        (Disk("old", size=5 * GIB, image="/base", format="qcow2"), None),
+        (Disk("old", size=6 * GIB), None),
+        (Disk("new", size=1), None),
+        (Disk("gone", size=GIB), None),
+        (Disk("old", size=5 * GIB - 512), "disks[0].size"),
+        (Disk("old", image="/other"), "disks[0].image"),
+        (Disk("old", format="raw"), "disks[0].format"),
+        (Disk("gone", size=512), "disks[0].size"),
+        (Disk("gone", image="/other"), "disks[0].image"),
+        (Disk("gone", format="qcow2"), "disks[0].format"),
+    ],
+)
+def test_a_disk_that_was_made_stays_what_it_is_and_never_shrinks(wish, option):
+    if option is None:
+        check_disk_changes("web1", [wish], OLD, MADE, SIZES)
+        return
+
+    with pytest.raises(VmError, match="'web1'") as caught:
+        check_disk_changes("web1", [wish], OLD, MADE, SIZES)
+
+    assert caught.value.details == {"option": option}
+
+
+def test_a_disk_that_was_detached_is_taken_up_as_it_was_made():
+    assert adopted(Disk("gone", cache="none"), MADE["gone"]) == Disk(
+        "gone", format="raw", cache="none"
+    )
+    assert adopted(Disk("new"), None) == Disk("new")
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A machine, and files of as many bytes as the disks would have."""
+
+    def create(path, form, size):
+        with open(path, "wb") as file:
+            file.truncate(size)
+
+    monkeypatch.setattr(disk_files, "create_disk", create)
+    monkeypatch.setattr(
+        disk_files, "create_overlay", lambda path, image, size: create(path, "qcow2", size)
+    )
+    monkeypatch.setattr(disk_files, "grow_disk_file", create)
+    monkeypatch.setattr(disk_files, "inspect_image", lambda path, form: Image(path, "raw", 4096))
+    store = Store(str(tmp_path / "data"))
+    handle = minimal_handle().evolve(work_dir=store.work_dir("web1"))
+    return store, store.save(handle)
+
+
+def with_disks(vm, *disks):
+    return vm.evolve(spec=type(vm.spec)("web1", disks=disks).over(vm.spec))
+
+
+def test_files_are_made_once_and_grow(files):
+    store, vm = files
+    vm = with_disks(vm, plain(SYSTEM_DISK), plain("a", size=512), plain("b", image="/base"))
+
+    vm = disk_files.grow_disks(vm, store)  # a task that was cut off has not made them
+    first = {name: os.stat(record.path) for name, record in vm.disks.items()}
+    vm = disk_files.grow_disks(with_disks(vm, plain("a", size=1024)), store)
+
+    assert {name: found.st_size for name, found in first.items()} == {"a": 512, "b": 4096}
+    assert vm.disks["b"] == DiskRecord(f"{vm.work_dir}/disk-b.qcow2", "qcow2", 4096, "/base", "raw")
+    assert os.stat(vm.disks["a"].path).st_size == vm.disks["a"].size == 1024
+    assert os.stat(vm.disks["b"].path).st_ino == first["b"].st_ino
+    assert store.load("web1") == vm
+
+
+def test_only_what_is_named_is_deleted(files):
+    store, vm = files
+    vm = disk_files.make_disks(with_disks(vm, plain("a", size=512), plain("b", size=512)), store)
+    os.unlink(vm.disks["b"].path)
+
+    after = disk_files.discard_disks(vm, ("b",), store)
+
+    assert list(after.disks) == ["a"]
+    assert os.path.exists(after.disks["a"].path)
+    assert disk_files.discard_disks(after, ("a",), store).disks == {}
+    assert not os.path.exists(after.disks["a"].path)
+
+
+CHECKED = {
+    "a disk of no size": (plain("a"), "disks[0].size"),
+    "a size below the image's": (plain("a", size=512, image="/base"), "disks[0].size"),
+    "an image from elsewhere": (plain("a", image="https://x/y"), "disks[0].image"),
+}
+
+
+@pytest.mark.parametrize("case", CHECKED)
+def test_what_cannot_be_made_is_found_before_anything_is(files, case):
+    dummy_store, vm = files
+    disk, option = CHECKED[case]
+
+    with pytest.raises(VmError) as caught:
+        disk_files.check_disks(with_disks(vm, disk).spec, vm)
+
+    assert caught.value.details["option"] == option
+
+
+def test_a_disk_whose_file_is_gone_is_not_made_anew(files):
+    store, vm = files
+    vm = disk_files.make_disks(with_disks(vm, plain("a", size=512)), store)
+    os.unlink(vm.disks["a"].path)
+
+    with pytest.raises(VmError, match="is gone") as caught:
+        disk_files.check_disks(vm.spec, vm)
+
+    assert caught.value.code == "vm_manager.vm.bad_record"
