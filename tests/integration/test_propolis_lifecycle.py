@@ -12,6 +12,10 @@ import subprocess
 import sys
 
 import pytest
+from ansible_collections.cloudnebula.hypervisor.plugins.plugin_utils._payload import (
+    build_program,
+    read_answer,
+)
 from ansible_collections.cloudnebula.hypervisor.tests.doubles.illumos.world import IllumosWorld
 from conftest import ENVIRONMENT, LOCALHOST, ROOT, Hypervisor, clean_up, wait_until
 
@@ -328,3 +332,46 @@ def test_machine_in_a_zone(propolis, world, tmp_path):
     assert list(vnics(world)) == ["vmctl1"]
     world.run("ipadm", "delete-addr", "vmctl1/v4")
     world.run("dladm", "delete-vnic", "vmctl1")
+
+
+def test_guests_are_hosts_of_the_inventory(propolis, world, tmp_path):
+    propolis.vm("web", wait_for="ip")
+    propolis.vm("off", state="present")
+    source = tmp_path / "guests.hypervisor.yml"
+    folder = json.dumps(str(propolis.data_dir))
+    source.write_text(f"plugin: cloudnebula.hypervisor.vms\ndata_dir: {folder}\n")
+
+    listed = subprocess.run(
+        [
+            *(*propolis.prefix, sys.executable, "-m", "ansible", "inventory"),
+            *("-i", str(source), "--list"),
+        ],
+        env=propolis.environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert listed.stderr == ""
+    known = json.loads(listed.stdout)["_meta"]["hostvars"]
+    assert known["web"]["ansible_host"] == GUEST
+    assert known["web"]["vm_backend"] == "propolis"
+    assert "ansible_host" not in known.get("off", {})
+
+
+def test_other_hosts_are_asked_without_any_part_of_ansible(propolis, world):
+    propolis.vm("web", wait_for="ip")
+
+    asked = subprocess.run(
+        [*propolis.prefix, sys.executable, "-ISE", "-"],
+        input=build_program(str(propolis.data_dir), False, 20),
+        env=propolis.environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    (vm,) = read_answer(asked.stdout)["vms"]
+    assert (vm["state"], vm["ip_address"]) == ("running", GUEST)

@@ -155,13 +155,15 @@ def shown(url: str) -> str:
 
 def _exchange(request: Request) -> Response:
     # Costs some 30 ms to import, so only those tasks pay that speak HTTP.
-    import ssl
-
-    from ansible.module_utils import urls
-
     scheme = request.url.partition(":")[0].lower()
     if scheme not in ("http", "https"):
         raise _failed(request.url, "this is no URL of the kind http or https")
+    import ssl
+
+    try:
+        from ansible.module_utils import urls
+    except ImportError:
+        return _exchange_without_ansible(request)
     make_opener: Any = urls.Request  # has no types
     plain = scheme == "http" and not request.proxies
     try:
@@ -183,6 +185,25 @@ def _exchange(request: Request) -> Response:
     except (OSError, http.client.HTTPException, ValueError, urls.ConnectionError) as exc:
         raise _failed(request.url, _reason(exc), exc) from exc
     return Response(stream.status, _headers(stream.headers), request, stream)
+
+
+def _exchange_without_ansible(request: Request) -> Response:
+    """Do the same for a server nearby: the inventory looks at machines on hosts where no part of Ansible is."""
+    parts = urlsplit(request.url)
+    if parts.scheme.lower() != "http" or request.proxies:
+        raise _failed(request.url, "Ansible's URL code is missing")
+    target = urlunsplit(("", "", parts.path or "/", parts.query, ""))
+    connection = http.client.HTTPConnection(
+        parts.hostname or "", parts.port or 80, timeout=request.timeout
+    )
+    body: Any = request.body
+    try:
+        connection.request(request.method, target, body, dict(request.headers))
+        answer = connection.getresponse()
+    except (OSError, http.client.HTTPException, ValueError) as exc:
+        connection.close()
+        raise _failed(request.url, _reason(exc), exc) from exc
+    return Response(answer.status, _headers(answer.headers), request, answer)
 
 
 def _headers(found: Any) -> dict[str, str]:
