@@ -192,7 +192,10 @@ def test_disks_name_every_file_with_its_format_and_write_only_the_overlay(built)
     assert (root["driver"], root["file"]["filename"]) == ("qcow2", vm.overlay_path)
     assert "read-only" not in root
     base = root["backing"]
-    assert (base["driver"], base["file"]["filename"]) == (vm.spec.image_format, (vm.base_image or vm.spec.image))
+    assert (base["driver"], base["file"]["filename"]) == (
+        vm.spec.image_format,
+        (vm.base_image or vm.spec.image),
+    )
     assert base["read-only"] is base["file"]["read-only"] is True
     assert base.get("backing", "unset") == (None if base["driver"] == "qcow2" else "unset")
     for disk in seed:

@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "_router": ROUTER,
     "_module": ROUTER | {"_router"},
     "_manage": ROUTER | {"_router", "_module"},
+    "_manage_images": GUEST | {"_module"},
+    "_host_info": ROUTER | {"_router", "_module"},
     "_arguments": set(),
 }
 HTTP_DOOR = "_host/http.py"

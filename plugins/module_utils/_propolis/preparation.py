@@ -22,7 +22,7 @@ from .._guest.material import make_material
 from .._host.ports import LOOPBACK, is_free
 from .._host.store import Store
 from .._image.inspect import Image, check_disk_size
-from .._image.provide import provide_image
+from .._image.provide import keeping, provide_image
 from . import links, volumes
 from .hosting import options_of, record_of
 from .raw_image import as_raw
@@ -49,10 +49,11 @@ def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
     image = provide_image(spec, store.data_dir)
     check_disk_size(image, spec.disk_size)
     spec = replace(spec, image_format=spec.image_format or image.format)
-    vm = reserve(found.evolve(spec=spec) if found else _new_handle(spec, store), store)
+    vm = found.evolve(spec=spec) if found else _new_handle(spec, store)
+    with keeping(image, store.data_dir):
+        vm = reserve(vm.evolve(base_image=image.path, disk_format="raw"), store)
     vm = make_material(vm)
-    vm = store.save(vm.evolve(base_image=image.path, disk_format="raw"))
-    vm = _make_disk(vm, image, store)
+    vm = _make_disk(vm, image, store).evolve(base_image=None)  # the volume has it now
     vm = ensure_links(vm, store)
     return store.save(vm.evolve(state=VmState.PREPARED))
 

@@ -20,7 +20,7 @@ from .._host.ports import is_free
 from .._host.store import Store
 from .._image.inspect import check_disk_size
 from .._image.overlay import create_overlay, grow_overlay
-from .._image.provide import provide_image
+from .._image.provide import keeping, provide_image
 
 
 def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
@@ -28,15 +28,16 @@ def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
     image = provide_image(spec, store.data_dir)
     check_disk_size(image, spec.disk_size)
     spec = replace(spec, image_format=image.format)
-    handle = reserve(found.evolve(spec=spec) if found else _new_handle(spec, store), store)
+    handle = found.evolve(spec=spec) if found else _new_handle(spec, store)
+    with keeping(image, store.data_dir):
+        handle = reserve(handle.evolve(base_image=image.path), store)
     handle = make_material(handle)
     overlay = os.path.join(handle.work_dir, OVERLAY)
     size = spec.disk_size or image.virtual_size
     # What was left half way has never been started: its disk holds nothing yet, and may have another size.
     if found or not os.path.exists(overlay):
         create_overlay(overlay, image, size)
-    disk = {"overlay_path": overlay, "disk_bytes": size, "base_image": image.path}
-    return store.save(handle.evolve(state=VmState.PREPARED, **disk))
+    return store.save(handle.evolve(state=VmState.PREPARED, overlay_path=overlay, disk_bytes=size))
 
 
 def update(spec: VmSpec, found: VmHandle, store: Store, running: bool) -> VmHandle:
