@@ -153,7 +153,9 @@ image:
   type: dict
   contains:
     path:
-      description: The file, which is read-only. It can be given to M(cloudnebula.hypervisor.vm) as its O(cloudnebula.hypervisor.vm#module:image). In check mode, the last part of the name may be another one.
+      description:
+        - The file, which is read-only. It can be given to M(cloudnebula.hypervisor.vm) as its O(cloudnebula.hypervisor.vm#module:image).
+        - In check mode, the last part of the name may be another one.
       type: str
       sample: /home/me/.local/share/vmctl/images/debian-12-genericcloud-amd64-5f0c1b7a9d3e4c21.qcow2
     source:

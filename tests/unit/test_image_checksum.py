@@ -89,6 +89,7 @@ SIGNED = f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n# {NAME}: 5 bytes
     [
         GNU,
         GNU.replace("  ", " *"),
+        GNU.replace("  ", " "),
         GNU.replace("\n", "\r\n"),
         GNU.replace(NAME, f"./{NAME}"),
         GNU.replace(NAME, f"images/{NAME}"),

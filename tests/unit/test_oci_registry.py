@@ -112,7 +112,7 @@ class Server:
         """The Authorization headers that were sent here."""
         return {
             headers["Authorization"]
-            for *dummy, headers, _ in self.asked
+            for *dummy, headers, dummy_body in self.asked
             if "Authorization" in headers
         }
 
@@ -425,7 +425,9 @@ def test_file_that_grows_meanwhile_is_sent_as_it_was(server, image):
 
     push(image, server.reference, PLAIN, "raw", lambda *counts: seen.append(counts))
 
-    bodies = [body for method, url, _, body in server.asked if method == "PUT" and "uploads" in url]
+    bodies = [
+        body for method, url, dummy, body in server.asked if method == "PUT" and "uploads" in url
+    ]
     assert bodies[0] == b"bytes of a disk"
     assert seen[-1] == (15, 15)
 
@@ -437,7 +439,9 @@ def test_upload_is_sent_again_after_the_registry_asked_for_credentials(server, i
 
     push(image, server.reference, ME, "raw", lambda done, whole: seen.append((done, whole)))
 
-    bodies = [body for method, url, _, body in server.asked if method == "PUT" and "uploads" in url]
+    bodies = [
+        body for method, url, dummy, body in server.asked if method == "PUT" and "uploads" in url
+    ]
     assert bodies == [b"bytes of a disk", b"bytes of a disk", b"{}"]
     assert seen[-1] == (15, 15)
 

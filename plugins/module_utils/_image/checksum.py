@@ -17,7 +17,7 @@ LENGTHS = {"sha256": 64, "sha512": 128}  # algorithms that still prove something
 DEFAULT_ALGORITHM = "sha256"
 
 _HEX = re.compile(r"[0-9a-fA-F]+")
-_GNU = re.compile(r"([0-9a-fA-F]{64,128}) [ *](.+)")  # as sha256sum writes it
+_GNU = re.compile(r"([0-9a-fA-F]{64,128})[ \t]+\*?(.+)")  # as sha256sum writes it
 _BSD = re.compile(r"(SHA256|SHA512) ?\((.+)\) ?= ?([0-9a-fA-F]{64,128})")  # as sha256sum --tag
 
 

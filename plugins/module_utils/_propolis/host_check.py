@@ -85,7 +85,7 @@ def host_problems(options: PropolisOptions, ask: Ask = ask_version) -> Iterator[
 
 def _control_problems(text: str) -> Iterator[VmError]:
     network = ipaddress.IPv4Network(text)
-    own = next(network.hosts())
+    own = network.network_address + 1
     shown = run(["ipadm", "show-addr", "-p", "-o", "ADDR"], timeout=LOOK).stdout.splitlines()
     if not any(line.partition("/")[0] == str(own) for line in shown):
         yield _unready(

@@ -28,7 +28,7 @@ _SECTOR = 512
 _LONGEST_NAME = 255  # of a dataset or snapshot
 _DISK = re.compile(r"disk[0-9]+")
 
-RawImage = Callable[[], "AbstractContextManager[str]"]  # gives the path of the raw blocks
+RawImage = Callable[[], AbstractContextManager[str]]  # gives the path of the raw blocks
 
 
 def device_of(dataset: str) -> str:
