@@ -86,7 +86,7 @@ def test_playbooks_of_the_guide_that_need_others_are_parsed(tmp_path):
             "ansible-playbook", "-i", "localhost,", "--syntax-check", str(tmp_path / "play.yml")
         )
 
-    assert len(parsed) == 2
+    assert len(parsed) == 3
 
 
 def test_no_example_of_the_guide_is_left_out():

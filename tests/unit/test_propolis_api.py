@@ -372,7 +372,7 @@ def test_guest_that_powers_off_is_noticed(make_server, tmp_path):
 
 
 def test_console_is_read_while_there_is_one(make_server):
-    server = make_server(boot=60.0)
+    server = make_server(has_console=False)
     api = client(server)
     assert api.serial_history(1000) == b""
     run(server)
@@ -388,7 +388,7 @@ def test_console_is_read_while_there_is_one(make_server):
 
 
 def test_console_longer_than_what_is_kept_gives_its_last_mib(make_server):
-    server = make_server(boot=60.0)
+    server = make_server(has_console=False)
     api = run(server)
     for _time in range(4):
         server.server.machine.history.add(b"a" * (1 << 20))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import IO, Any
 
 from .._core.errors import CommandFailed, ProgramMissing, UnpackFailed
@@ -41,6 +42,9 @@ def compression_of(path: str, *, shown: str | None = None) -> str | None:
         return compression
 
 
+Chunks = Generator[bytes, None, None]
+
+
 def unpack(
     source: str,
     target: str,
@@ -61,8 +65,9 @@ def unpack(
         length = os.fstat(stream.fileno()).st_size
         allowed = ALLOWANCE + RATIO * length if limit is None else limit
         try:
-            chunks = _Watched(stream, length, progress).decompressed(compression)
-            return _write(part, chunks, allowed)
+            watched = _Watched(stream, length, progress)
+            with closing(watched.decompressed(compression)) as chunks:  # ends a program, too
+                return _write(part, chunks, allowed)
         except CommandFailed as exc:
             said = str(exc.details.get("output") or exc.message).strip().rstrip(".")
             raise _failed(shown, compression, said) from exc
@@ -107,10 +112,10 @@ class _Watched:
         self._length = length
         self._progress = progress
 
-    def decompressed(self, compression: str | None) -> Iterator[bytes]:
+    def decompressed(self, compression: str | None) -> Chunks:
         """Yield the content; raise ``ValueError`` or ``CommandFailed`` saying what is wrong with it."""
         if compression is None:
-            return iter(self._read, b"")
+            return (chunk for chunk in iter(self._read, b""))
         make = _decompressor(compression)
         if make is not None:
             return self._by_python(make, compression)
@@ -125,7 +130,7 @@ class _Watched:
         if self._progress is not None:
             self._progress(done, self._length)
 
-    def _by_python(self, make: Callable[[], Any], compression: str) -> Iterator[bytes]:
+    def _by_python(self, make: Callable[[], Any], compression: str) -> Chunks:
         """Unpack one member after the other: all of these formats may be strung together."""
         data = self._read()
         while data.strip(b"\0"):
@@ -147,7 +152,7 @@ class _Watched:
             while data and not data.strip(b"\0"):  # padding, as tapes and block devices leave it
                 data = self._read()
 
-    def _by_program(self, compression: str) -> Iterator[bytes]:
+    def _by_program(self, compression: str) -> Chunks:
         program = find_program(*_PROGRAMS[compression])
         if program is None:
             names = _PROGRAMS[compression]
