@@ -47,11 +47,12 @@ sanity: ## Run ansible-test sanity on a copy of the tree, without any ignore fil
 	$(VENV) runtime
 	$(RUN) python tests/tools/sanity.py $(SANITY_ARGS)
 
-bench: ## Measure the life cycle of machines and the inventory (BENCH_ARGS="--rounds N")
+bench: ## Measure the life cycle of machines, the inventory and downloads (BENCH_ARGS="--rounds N")
 	$(VENV) runtime
 	$(HOST) run
 	$(RUN) python tests/benchmarks/lifecycle.py $(BENCH_ARGS)
 	$(RUN) python tests/benchmarks/inventory.py $(BENCH_ARGS)
+	$(RUN) python tests/benchmarks/images.py $(BENCH_ARGS)
 
 build: ## Build the collection artifact
 	$(VENV) runtime

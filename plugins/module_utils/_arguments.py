@@ -156,3 +156,34 @@ VM: Spec = {
 }
 
 VM_INFO: Spec = {**HOST, "name": {"type": "list", "elements": "str"}}
+
+VM_IMAGE: Spec = {
+    **HOST,
+    "image": {"type": "str"},
+    "state": {
+        "type": "str",
+        "choices": ["present", "absent", "pruned", "pushed"],
+        "default": "present",
+    },
+    "checksum": {"type": "str"},
+    "image_format": {
+        "type": "str",
+        "choices": ["qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc"],
+    },
+    "target_format": {"type": "str", "choices": ["qcow2", "raw"]},
+    "update": {
+        "type": "str",
+        "choices": ["never", "if_changed", "always"],
+        "default": "never",
+    },
+    "destination": {"type": "str"},
+    "username": {"type": "str"},
+    "password": {"type": "str", "no_log": True},
+    "headers": {"type": "dict", "no_log": True},
+    "plain_http": {"type": "bool", "default": False},
+    "timeout": {"type": "int", "default": 30},
+}
+
+VM_IMAGE_INFO: Spec = {**HOST, "image": {"type": "str"}}
+
+HOST_INFO: Spec = {**HOST, "propolis": VM["propolis"]}

@@ -27,7 +27,8 @@ from ._core.spec import VmSpec, check_name, spec_from_params
 from ._core.state import Goal, Verb, VmState
 from ._core.vm import Vm, predict_vm, show_vm
 from ._host.store import Store, default_data_dir
-from ._image.source import parse_source
+from ._image.provide import foresee_image
+from ._image.source import parse_source, refuse_query
 from ._module import Task
 from ._router import RouterHypervisor
 
@@ -94,8 +95,12 @@ def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
     _check_path("data_dir", params.get("data_dir"))
     image = params.get("image")
     spec = spec_from_params(
-        {**params, "image": None if image is None else parse_source(image).text}
+        {**params, "image": None if image is None else refuse_query(parse_source(image)).text}
     )
+    if spec.image_checksum is not None:
+        from ._image.checksum import check_recordable
+
+        check_recordable(spec.image_checksum)
     goal = Goal(params["state"])
     return spec, Power(
         goal,
@@ -189,7 +194,8 @@ def _predict(task: Task, router: RouterHypervisor, asked: Asked) -> dict[str, An
         _check(plan, found, hypervisor, units)
     except Unready as exc:
         task.warnings.append(f"This task would fail now, unless an earlier one changes that: {exc}")
-    return _result(task, plan, found, dict(plan.predicted or {}))
+    fetches = _fetches(plan, found, hypervisor, router.store)
+    return _result(task, plan, found, dict(plan.predicted or {}), fetches)
 
 
 @contextlib.contextmanager
@@ -209,6 +215,7 @@ def _carry_out(
     power, names = asked.power, asked.names
     plan, found, hypervisor = _decide(router, asked, units)
     _check(plan, found, hypervisor, units)
+    fetches = _fetches(plan, found, hypervisor, router.store)
     if plan.changed or not all(map(router.store.is_settled, names)):
         if plan.spec.clone_from and (found is None or found.state is VmState.PREPARING):
             names |= {plan.spec.clone_from}
@@ -226,7 +233,7 @@ def _carry_out(
             for path in (*kept, *outcome.kept)
         ]
     shown = show_vm(found) if found else predict_vm(plan.spec, hypervisor.tag, plan.state)
-    result = _result(task, plan, found, shown)
+    result = _result(task, plan, found, shown, fetches)
     if power.wait_for != "running" and found is not None:
         try:
             found = _wait_for_guest(hypervisor, found, power.wait_for, wait_timeout)
@@ -247,7 +254,21 @@ def _look_after(task: Task, store: Store, plan: Plan, found: Vm | None, units: H
         task.warnings += [failure] if failure else []
 
 
-def _result(task: Task, plan: Plan, found: Vm | None, shown: dict[str, Any]) -> dict[str, Any]:
+def _fetches(plan: Plan, found: Vm | None, hypervisor: Hypervisor, store: Store) -> bool:
+    """Tell whether the image is not on this host yet."""
+    makes_disk = found is None or found.state is VmState.PREPARING
+    if plan.spec.clone_from or Verb.PREPARE not in (step.verb for step in plan.steps):
+        return False
+    if not makes_disk or not hypervisor.features.needs_image:
+        return False
+    if os.path.isabs(plan.spec.image or "/"):
+        return False
+    return foresee_image(plan.spec, store.data_dir) is None
+
+
+def _result(
+    task: Task, plan: Plan, found: Vm | None, shown: dict[str, Any], fetches: bool
+) -> dict[str, Any]:
     if plan.restart_required:
         options = ", ".join(plan.restart_reasons)
         task.warnings.append(
@@ -256,7 +277,7 @@ def _result(task: Task, plan: Plan, found: Vm | None, shown: dict[str, Any]) -> 
     task.warnings += found.warnings if found else ()
     return {
         "changed": plan.changed,
-        "actions": plan.actions,
+        "actions": ["fetch", *plan.actions] if fetches else plan.actions,
         "diff": {"before": plan.before, "after": plan.after},
         "restart_required": plan.restart_required,
         "vm": shown,

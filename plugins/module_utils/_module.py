@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._core.errors import VmError
+from ._image.source import hide_secrets
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
 SECRETS = ("user_data", "meta_data", "network_config")
+_HIDDEN = (*SECRETS, "password", "headers")
 
 
 @dataclass
@@ -56,15 +58,17 @@ def run(module: AnsibleModule, act: Callable[[Task], dict[str, Any]]) -> NoRetur
 
 
 def hide(params: Any) -> Any:
-    """Return options fit to be shown: without the documents for cloud-init, and without what a user pasted wrongly."""
+    """Return options fit to be shown: without secrets, without signatures in URLs, and without what was pasted wrongly."""
     if isinstance(params, Mapping):
         return {
-            key: "(hidden)" if key in SECRETS and value is not None else hide(value)
+            key: "(hidden)" if key in _HIDDEN and value is not None else hide(value)
             for key, value in params.items()
         }
     if isinstance(params, (list, tuple)):
         return [hide(item) for item in params]
-    return "(hidden)" if isinstance(params, str) and "PRIVATE KEY" in params else params
+    if not isinstance(params, str):
+        return params
+    return "(hidden)" if "PRIVATE KEY" in params else hide_secrets(params)
 
 
 def _warn(module: AnsibleModule, task: Task) -> None:

@@ -15,7 +15,8 @@ author:
   - CloudNebula contributors (@CloudNebulaProject)
 description:
   - Brings one virtual machine on the hypervisor host to the state and the options that the task asks for.
-  - The machine runs on QEMU directly, without libvirt. Its disk is a copy-on-write overlay over O(image), which is never written.
+  - On Linux, the machine runs on QEMU directly, without libvirt; on illumos, on Propolis.
+  - Its disk is a copy-on-write overlay over O(image), or a clone of it, and the image is never written.
   - Options that are left out keep the value that the machine has. Defaults apply only when it is created.
   - Changed options are applied to a running machine at once as far as it can take them up. The rest is recorded, applied at its next start,
     and reported as RV(restart_required). O(apply) says otherwise.
@@ -23,6 +24,7 @@ extends_documentation_fragment:
   - cloudnebula.hypervisor._attributes
   - cloudnebula.hypervisor._attributes.actiongroup_all
   - cloudnebula.hypervisor._host
+  - cloudnebula.hypervisor._propolis
 attributes:
   check_mode:
     support: full
@@ -35,10 +37,13 @@ attributes:
     details:
       - O(state=restarted) restarts the machine each time.
   platform:
-    platforms: linux
+    platforms: linux, illumos
     support: full
+    details:
+      - Options that a backend has nothing for are refused. The page C(docs/backends.md) of the collection lists them.
 requirements:
-  - "QEMU >= 6.2: C(qemu-system-x86_64) and C(qemu-img)"
+  - "For O(backend=qemu), QEMU >= 6.2: C(qemu-system-x86_64) and C(qemu-img)"
+  - "For O(backend=propolis), C(propolis-server) with its firmware, a ZFS pool, and a kernel with C(vmm) version 8 and C(viona) version 6 or newer"
   - "C(pycdlib) for Python, or one of C(xorriso), C(genisoimage), C(mkisofs)"
   - "C(ssh-keygen), unless O(cloud_init.ssh_authorized_keys) is given"
   - The role P(cloudnebula.hypervisor.hypervisor_host#role) installs all of these.
@@ -52,7 +57,7 @@ options:
     description:
       - V(present) makes sure that the machine exists, without touching its power.
       - V(started) makes sure that it runs; a suspended one is resumed. It is created if it does not exist, as with all states but V(absent).
-      - V(stopped) powers it off by its power button, V(suspended) halts its virtual CPUs.
+      - V(stopped) powers it off by its power button (with O(backend=propolis), which has none, by C(poweroff) over SSH), V(suspended) halts its virtual CPUs.
       - V(restarted) powers it off and starts it again. One that does not run is started.
       - V(absent) powers it off, giving it at most 5 seconds, and removes it with its disk. The O(image) stays.
     type: str
@@ -67,15 +72,21 @@ options:
   image:
     description:
       - The disk image from which the machine is created. Required when it does not exist yet, except with O(backend=noop).
-      - The path of a file on the hypervisor host, which must stay where it is as long as the machine exists. It cannot be changed afterwards.
+      - The path of a file on the hypervisor host, which is used where it lies and must stay there as long as the machine exists;
+        a URL (V(https://...), V(http://...), V(file:///...)); an artifact in an OCI registry (V(oci://registry/repository:tag));
+        or the name of a well-known image such as V(debian-12).
+      - What is not on the host yet is fetched once and kept in C(images/) below O(data_dir). M(cloudnebula.hypervisor.vm_image) does so beforehand,
+        also with credentials, and looks for newer versions.
+      - It cannot be changed afterwards.
     type: str
   image_checksum:
     description:
       - What the image must be, as V(sha256:...), V(sha512:...), or the URL of a file that lists checksums, such as C(SHA256SUMS).
+      - It is that of the file as it is published, before it is unpacked. It cannot be changed afterwards.
     type: str
   image_format:
     description:
-      - Format of O(image). If left out, a qcow2 file or a disk with a boot sector is recognised by its first bytes.
+      - Format of O(image). If left out, it is told by the content. A raw disk without a boot sector is accepted only if V(raw) is said.
     type: str
     choices: [qcow2, raw]
   vcpus:
@@ -362,7 +373,8 @@ options:
     default: live
   vnc:
     description:
-      - Whether the guest has a screen, shown by VNC on a free port of 127.0.0.1 and protected by a generated password. See RV(vm.vnc).
+      - Whether the guest has a screen, shown by VNC on a free port of 127.0.0.1 and protected by a generated password.
+        O(backend=propolis) has no password for it. See RV(vm.vnc).
       - A new machine has none.
     type: bool
   firmware:
@@ -441,45 +453,6 @@ options:
       - Nothing is promised about a machine with them. What would break what is promised about all machines is refused, such as C(-daemonize) or C(-sandbox).
     type: list
     elements: str
-  propolis:
-    description:
-      - Where things are on an illumos host, and how the machine's server is hosted. Only for O(backend=propolis).
-    type: dict
-    suboptions:
-      pool:
-        description: Pool or dataset below which images and disks are kept as volumes. A new machine gets V(rpool). It cannot be changed afterwards.
-        type: str
-      server:
-        description: Path of the program. The default is C(/opt/oxide/propolis-server/bin/propolis-server).
-        type: path
-      bootrom:
-        description: Path of the guest's firmware. The default is C(/opt/oxide/propolis-server/blob/OVMF_CODE.fd).
-        type: path
-      api_version:
-        description: Version of the server's API to speak. V(1.0.0), the default, is served by all.
-        type: str
-        choices: ["1.0.0", "2.0.0", "3.0.0", "4.0.0", "5.0.0", "6.0.0"]
-      hosting:
-        description:
-          - V(global) runs the server in the global zone as a service on a port of 127.0.0.1. This is the default.
-          - V(zone) runs it in a zone of its own with an exclusive IP stack. It cannot be changed afterwards.
-        type: str
-        choices: [global, zone]
-      zone_brand:
-        description: Brand of the zone. The default is V(omicron1).
-        type: str
-      zone_image:
-        description: File from which the brand installs the zone.
-        type: path
-      zone_dir:
-        description: Folder that holds the zones' folders. The default is C(/zones).
-        type: path
-      control_link:
-        description: Link over which the global zone reaches the server in a zone, such as an etherstub.
-        type: str
-      control_network:
-        description: Range of addresses for servers in zones, such as V(192.168.240.0/24). Its first address is the global zone's.
-        type: str
   labels:
     description:
       - Names and values of your own, which the inventory shows.
@@ -490,7 +463,7 @@ options:
     type: str
   stop_timeout:
     description:
-      - Seconds that a guest gets to power off. After that, QEMU is told to end (SIGTERM), and killed if it does not.
+      - Seconds that a guest gets to power off. After that, its power is cut. QEMU is told to end (SIGTERM), and killed if it does not.
     type: int
     default: 30
   force:
@@ -512,6 +485,7 @@ options:
     type: int
     default: 300
 seealso:
+  - module: cloudnebula.hypervisor.vm_image
   - module: cloudnebula.hypervisor.vm_info
   - plugin: cloudnebula.hypervisor.vms
     plugin_type: inventory
@@ -529,6 +503,13 @@ EXAMPLES = r"""
       user: admin
     wait_for: ssh
   register: web1
+
+- name: A machine from an image on the web, which must be the one that its publisher lists
+  cloudnebula.hypervisor.vm:
+    name: web2
+    image: https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2
+    image_checksum: https://cloud.debian.org/images/cloud/bookworm/latest/SHA512SUMS
+    wait_for: ssh
 
 - name: Show how to log in
   ansible.builtin.debug:
@@ -668,8 +649,8 @@ vm:
       description: The text for people.
       type: str
 actions:
-  description: What was done (in check mode, would be), in order, of C(prepare), C(change), C(discard), C(start), C(stop), C(suspend), C(resume), C(destroy),
-    C(autostart) (the unit that starts it with its host was made or removed), C(rename).
+  description: What was done (in check mode, would be), in order, of C(fetch) (the image), C(prepare), C(change), C(discard), C(start), C(stop),
+    C(suspend), C(resume), C(destroy), C(autostart) (the unit that starts it with its host was made or removed), C(rename).
   returned: success, and when the guest did not answer in time
   type: list
   elements: str

@@ -29,7 +29,7 @@ attributes:
   idempotent:
     support: full
   platform:
-    platforms: linux
+    platforms: linux, illumos
     support: full
 options:
   name:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,10 +30,15 @@ CACHE = ROOT / "tests" / "output"
 MODULES = "ansible_collections.cloudnebula.hypervisor.plugins.modules"
 BIN = Path(sys.executable).parent
 
+# SSH connections that Ansible keeps open are known by host and port, which are different machines for each worker. The
+# path of a socket has at most 107 bytes.
+CONTROL = tempfile.TemporaryDirectory(prefix="cp")
+
 ENVIRONMENT = {
     **os.environ,
     "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS),
     "ANSIBLE_CONFIG": str(ROOT / "tests" / "ansible.cfg"),
+    "ANSIBLE_SSH_CONTROL_PATH_DIR": CONTROL.name,
     "PYTHONPATH": str(COLLECTIONS),
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
 }
@@ -157,7 +164,7 @@ def disk_size(path: str | Path) -> int:
     return json.loads(told.stdout)["virtual-size"]
 
 
-def wait_until(condition, seconds=10):
+def wait_until(condition, seconds=30):
     """Wait for what another process does."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -171,12 +178,15 @@ def sha256(path: Path) -> str:
 
 
 def ansible(
-    *arguments: str, check: bool = True, env: dict[str, str] | None = None
+    *arguments: str,
+    check: bool = True,
+    env: dict[str, str] | None = None,
+    prefix: Sequence[str] = (),
 ) -> subprocess.CompletedProcess:
-    """Run one of Ansible's programs with the collection of this tree."""
+    """Run one of Ansible's programs with the collection of this tree, by way of another command if there is a prefix."""
     program = str(BIN / arguments[0])
     done = subprocess.run(
-        [program, *arguments[1:]],
+        [*prefix, program, *arguments[1:]],
         check=False,
         capture_output=True,
         text=True,
@@ -188,10 +198,18 @@ def ansible(
     return done
 
 
-def play(path: Path, *arguments: str, **variables: Any) -> subprocess.CompletedProcess:
+def in_hosts_network() -> tuple[str, ...]:
+    """Return the words before a command that must reach other hosts: tests have a network of their own if they can."""
+    way_back = os.environ.get("TESTS_HOST_NETWORK")  # see tests/conftest.py
+    return ("nsenter", f"--net={way_back}") if way_back else ()
+
+
+def play(
+    path: Path, *arguments: str, prefix: Sequence[str] = (), **variables: Any
+) -> subprocess.CompletedProcess:
     """Run a playbook on this host with extra variables."""
-    extra = json.dumps(variables)
-    return ansible("ansible-playbook", "-i", str(LOCALHOST), str(path), "-e", extra, *arguments)
+    words = ("-i", str(LOCALHOST), str(path), "-e", json.dumps(variables), *arguments)
+    return ansible("ansible-playbook", *words, prefix=prefix)
 
 
 @pytest.fixture
@@ -227,15 +245,29 @@ def idle(hypervisor, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def smoke_image():
+def smoke_image(tmp_path_factory):
     """The small guest that the role guest_image builds; kept between runs of the tests."""
     folder = CACHE / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    done = play(ROOT / "tests" / "integration" / "stories" / "smoke_image.yml", folder=str(folder))
-    path = Path(re.search(r"smoke_image=(\S+?)\"?$", done.stdout, re.MULTILINE).group(1))
+    told = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        told = told.parent  # the workers of this run share it
+    with open(told / "smoke_image.path", "a+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the first worker has it built, the others wait and read
+        file.seek(0)
+        path = Path(file.read() or build_smoke_image(folder))
+        file.truncate(0)
+        file.write(str(path))
     before = sha256(path)
     yield path
     assert sha256(path) == before, "a test wrote to the base image"
+
+
+def build_smoke_image(folder: Path) -> str:
+    """Run the role, which fetches packages if there is something to build; return the path of the image."""
+    story = ROOT / "tests" / "integration" / "stories" / "smoke_image.yml"
+    done = play(story, prefix=in_hosts_network(), folder=str(folder))
+    return re.search(r"smoke_image=(\S+?)\"?$", done.stdout, re.MULTILINE).group(1)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ NOBODYS_ADDRESS = "192.168.77.130"
 WITHOUT_RAW_SOCKETS = ("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw")
 
 PATIENCE = 1.0  # seconds: twice the usual, for the tests share the machine
+RARELY = 20.0  # seconds between two looks that no event calls for, where a test is about the events
 NO_DAD = "echo 0 >/proc/sys/net/ipv6/conf/eth0/dad_transmits"
 
 PROGRAM = """
@@ -35,10 +36,12 @@ PROGRAM = """
     from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import NoGuestAddress
     from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._guest.addresses import (
         AddressQuery, find_addresses, look)
+    from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._guest import address_wait
     from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._guest.address_wait import wait_for_addresses
     from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.guest_agent import ask_agent
 
     macs, options, leases, agent, seconds, pid = json.loads({arguments!r})
+    address_wait._LOOK_ANYWAY = options.pop("look_anyway", address_wait._LOOK_ANYWAY)
     options["ip_ranges"] = tuple(options.get("ip_ranges", ()))
     queries = [AddressQuery(mac, "br0", **options) for mac in macs]
     agent = functools.partial(ask_agent, agent) if agent else None
@@ -150,7 +153,7 @@ def test_several_cards_are_asked_for_at_once_and_never_mixed(lab, asker):
     assert found["52:54:00:00:00:99"] == ()
     assert f"nothing seen of it on {BRIDGE}" in told[3]
     assert "has another MAC" in told[3]
-    assert seconds < 1.5
+    assert seconds < 2.5, "one after the other would take four times the patience"
     one = asker.look([A])[2]
     print(f"four cards took {seconds * 1000:.0f} ms, one {one * 1000:.0f} ms")
 
@@ -249,7 +252,7 @@ def test_agent_that_another_client_holds_costs_little(lab, asker):
         found, dummy_told, seconds, dummy_moment = asker.look([A], agent=lab.guests[A].agent_socket)
 
     assert found == {A: (lab.leases()[A],)}
-    assert 0.5 <= seconds < 1.5
+    assert 0.5 <= seconds < 5
 
 
 def test_version_and_range(lab, asker):
@@ -275,7 +278,7 @@ def test_a_new_lease_ends_the_wait_at_once(lab, asker, tmp_path):
     delays = []
     for dummy_round in range(5):
         leases.write_text("")
-        process = asker.begin([STATIC], leases=[leases], seconds=30)
+        process = asker.begin([STATIC], leases=[leases], seconds=60, look_anyway=RARELY)
         process.stdout.readline()  # the wait begins
         time.sleep(0.4)
         assert process.poll() is None
@@ -288,12 +291,12 @@ def test_a_new_lease_ends_the_wait_at_once(lab, asker, tmp_path):
         delays.append(returned - written)
 
     print(f"a lease was noticed after {sorted(round(d * 1000) for d in delays)} ms")
-    assert sorted(delays)[2] < 0.3
+    assert sorted(delays)[2] < RARELY / 10
 
 
 def test_a_new_neighbour_ends_the_wait_at_once(lab, asker, tmp_path):
     lab.ip("neigh", "flush", "dev", BRIDGE)
-    process = asker.begin([STATIC], leases=[tmp_path / "none"], seconds=30)
+    process = asker.begin([STATIC], leases=[tmp_path / "none"], seconds=60, look_anyway=RARELY)
     process.stdout.readline()
     time.sleep(0.4)
 
@@ -303,7 +306,7 @@ def test_a_new_neighbour_ends_the_wait_at_once(lab, asker, tmp_path):
 
     assert found == {STATIC: (STATIC_ADDRESS,)}
     print(f"a neighbour was noticed after {(returned - made) * 1000:.0f} ms")
-    assert returned - made < 0.5
+    assert returned - made < RARELY / 4
 
 
 def test_timeout_says_what_was_seen(lab, asker, tmp_path):
@@ -321,7 +324,7 @@ def test_timeout_says_what_was_seen(lab, asker, tmp_path):
     )
 
     assert found == {}
-    assert 2 <= seconds < 4
+    assert 2 <= seconds < 8
     assert f"{STATIC} on {BRIDGE}: lease {STATIC_ADDRESS} expired 3 min ago" in message
     assert f"neighbour {DECOY_ADDRESS} has another MAC" in message
     assert f"{B} on {BRIDGE}: nothing seen of it on {BRIDGE}" in message
@@ -404,4 +407,4 @@ def test_end_of_the_process_ends_the_wait(lab, asker):
 
     assert found == {}
     assert "the VM's process ended" in message
-    assert returned - ended < 1
+    assert returned - ended < 5, "the time limit is 30 seconds"

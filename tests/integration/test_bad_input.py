@@ -149,8 +149,8 @@ def reaching_out(folder: Path) -> Path:
 IMAGES = {
     missing: ("create.image_not_found", "does not exist"),
     a_folder: ("create.image_not_found", "is a folder"),
-    no_image: ("image.refused", "neither a qcow2 image nor a raw disk"),
-    empty: ("image.refused", "neither a qcow2 image nor a raw disk"),
+    no_image: ("image.refused", "no disk image that is known here"),
+    empty: ("image.refused", "no disk image that is known here"),
     truncated: ("image.format_detection_failed", "cannot be read as qcow2"),
     reaching_out: ("image.refused", "depends on another file"),
 }

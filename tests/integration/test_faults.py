@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -303,7 +304,7 @@ def test_guest_that_ignores_the_button(idle):
     result = idle.vm(state="stopped", stop_timeout=1)
 
     assert result["vm"]["stopped_by"] == "sigterm"
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
     assert idle.state() == "stopped"
 
 
@@ -317,8 +318,8 @@ def test_qemu_that_hangs_is_killed(idle):
     assert not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text()
 
 
-def test_stop_returns_at_once_when_the_process_ends(idle):
-    """The wait is for the process itself: its end is noticed within 50 ms, which a poll would not do."""
+def test_wait_for_the_process_sleeps_until_it_ends(idle):
+    """The wait is for the process itself: the thread sleeps until then, while a poll would wake up again and again."""
     from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.identity import (
         find_process,
     )
@@ -329,9 +330,12 @@ def test_stop_returns_at_once_when_the_process_ends(idle):
     )
     with find_process(str(idle.folder())) as process:
         assert process.pid == vm["pid"]
-        assert process.wait(20)
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+        assert process.wait(60)
+        wake_ups = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
         ended = time.time()
-    assert ended - float(late.communicate()[0]) < 0.05
+    assert wake_ups < 5
+    assert ended - float(late.communicate()[0]) < 10
 
 
 MONITORS = ("qmp.sock", "qmp-debug.sock")
@@ -370,7 +374,7 @@ def test_monitor_that_another_client_holds(idle):
         took = time.monotonic() - begun
         suspended = idle.vm(state="suspended")
 
-    assert took < 5
+    assert took < 15
     assert (result["vms"][0]["state"], result["vms"][0]["run_state"]) == ("running", "running")
     assert result["warnings"] == []
     assert suspended["vm"]["run_state"] == "paused"
@@ -382,7 +386,7 @@ def test_both_monitors_that_others_hold(idle):
         begun = time.monotonic()
         result = idle.run("vm_info", name=["vm1"])
 
-        assert time.monotonic() - begun < 7
+        assert time.monotonic() - begun < 15
         assert result["vms"][0]["state"] == "running"
         assert "uncertain" in result["warnings"][0]
     assert idle.info("vm1")[0]["run_state"] == "running"
@@ -413,7 +417,7 @@ def test_monitor_that_hangs_costs_bounded_time(idle):
     begun = time.monotonic()
     result = idle.run("vm_info")
 
-    assert time.monotonic() - begun < 6
+    assert time.monotonic() - begun < 15
     assert result["vms"][0]["pid"] == pid
     assert "uncertain" in result["warnings"][0]
     kill(pid, signal.SIGCONT)
@@ -510,7 +514,7 @@ def test_ssh_that_never_answers(idle):
 
     result = idle.refuse(**idle.defaults, wait_for="ssh", wait_timeout=2)
 
-    assert 2 <= time.monotonic() - begun < 8
+    assert 2 <= time.monotonic() - begun < 20
     assert result["error"]["code"] == "vm_manager.ssh.failed"
     assert "console" in result["error"]["details"]
     assert (result["changed"], result["actions"]) == (True, ["prepare", "start"])
@@ -526,7 +530,7 @@ def test_machine_that_dies_while_ssh_is_waited_for(idle):
     begun = time.monotonic()
     result = idle.end(task)
 
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     assert result["error"]["code"] == "vm_manager.ssh.failed"
     assert "ended" in result["msg"]
 

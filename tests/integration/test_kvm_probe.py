@@ -51,7 +51,7 @@ def test_check_leaves_nothing_behind_and_keeps_its_time():
 
     check_kvm()
 
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 6
     assert os.listdir("/proc/self/fd") == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)

@@ -68,7 +68,7 @@ def test_guest_powers_off_when_asked(guests):
 
     assert result["vm"]["stopped_by"] == "guest"
     assert result["vm"]["state"] == "stopped"
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 20, "well before the time limit of 30 seconds"
     assert guests.processes() == {}
 
 

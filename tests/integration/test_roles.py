@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import LOCALHOST, ROOT, ansible
+from conftest import LOCALHOST, ROOT, ansible, in_hosts_network
 
 TARGETS = ROOT / "tests" / "integration" / "targets"
 
@@ -27,4 +27,5 @@ def test_role(target, tmp_path):
             "HOME": str(tmp_path),
             "XDG_DATA_HOME": str(tmp_path / "share"),
         },
+        prefix=in_hosts_network(),
     )

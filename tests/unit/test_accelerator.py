@@ -349,8 +349,8 @@ def test_child_that_hangs_is_killed_in_time(nothing_left):
     with pytest.raises(KvmUnusable, match=r"did not end within 0\.05 s"):
         run_in_child(signal.pause, timeout_s=0.05)
 
-    # Clearly before the child's own alarm, one second later.
-    assert 0.05 <= time.monotonic() - start < 1
+    # The child's own alarm, one second later, would leave other words.
+    assert 0.05 <= time.monotonic() - start < 10
 
 
 @pytest.mark.real_host

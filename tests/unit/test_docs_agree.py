@@ -23,9 +23,18 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.vm im
     VncEndpoint,
     show_vm,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._manage_images import (
+    SHOWN_KEYS,
+)
 from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import FULL_HANDLE
 
-ARGUMENTS = {"vm": _arguments.VM, "vm_info": _arguments.VM_INFO}
+ARGUMENTS = {
+    "host_info": _arguments.HOST_INFO,
+    "vm": _arguments.VM,
+    "vm_image": _arguments.VM_IMAGE,
+    "vm_image_info": _arguments.VM_IMAGE_INFO,
+    "vm_info": _arguments.VM_INFO,
+}
 SHOWN_IN = {"vm": "vm", "vm_info": "vms"}
 PACKAGE = modules.__name__
 SHOWN = show_vm(Vm(FULL_HANDLE, VmState.RUNNING, vnc=VncEndpoint("127.0.0.1", 5900, "/x")))
@@ -74,7 +83,7 @@ def test_options_are_documented_as_they_are(module):
     compare(documented_options(module), ARGUMENTS[module])
 
 
-@pytest.mark.parametrize("module", ARGUMENTS)
+@pytest.mark.parametrize("module", SHOWN_IN)
 def test_returned_machines_are_documented_key_by_key(module):
     contains = document(module, "RETURN")[SHOWN_IN[module]]["contains"]
 
@@ -84,7 +93,7 @@ def test_returned_machines_are_documented_key_by_key(module):
             assert isinstance(value, TYPES[contains[key]["type"]]), key
 
 
-@pytest.mark.parametrize("module", ARGUMENTS)
+@pytest.mark.parametrize("module", SHOWN_IN)
 def test_what_is_inside_a_returned_dictionary_is_named(module):
     contains = document(module, "RETURN")[SHOWN_IN[module]]["contains"]
 
@@ -96,7 +105,7 @@ def test_what_is_inside_a_returned_dictionary_is_named(module):
 
 
 def test_both_modules_describe_a_machine_alike():
-    vm, vms = (document(module, "RETURN")[SHOWN_IN[module]]["contains"] for module in ARGUMENTS)
+    vm, vms = (document(module, "RETURN")[SHOWN_IN[module]]["contains"] for module in SHOWN_IN)
 
     assert {key: entry["type"] for key, entry in vm.items()} == {
         key: entry["type"] for key, entry in vms.items()
@@ -111,6 +120,15 @@ def test_states_and_steps_are_documented():
         assert f"C({state.value})" in returned["vm"]["contains"]["state"]["description"]
     for verb in Verb:
         assert f"C({verb.value})" in returned["actions"]["description"]
+
+
+def test_returned_images_are_documented_key_by_key():
+    one, many = (
+        document(module, "RETURN")[key]["contains"]
+        for module, key in (("vm_image", "image"), ("vm_image_info", "images"))
+    )
+
+    assert list(one) == list(many) == list(SHOWN_KEYS)
 
 
 def family(kind):

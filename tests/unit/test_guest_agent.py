@@ -229,7 +229,7 @@ def test_agent_that_does_not_answer_costs_no_more_than_the_limit(path, speak):
         try:
             ask_agent(str(path), SHORT)
         finally:
-            assert SHORT <= time.monotonic() - started < SHORT + 3
+            assert SHORT <= time.monotonic() - started < SHORT + 8
 
 
 def test_second_client_waits_no_longer_than_the_limit(path):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import VmError
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image import content
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.inspect import (
     Image,
     check_disk_size,
@@ -29,6 +30,7 @@ REFUSED = "vm_manager.image.refused"
 UNREADABLE = "vm_manager.image.format_detection_failed"
 CLUSTER = 65536
 BOOT_SECTOR = bytes(510) + b"\x55\xaa"
+COPIED, COMPRESSED = 1 << 63, 1 << 62
 DIRTY, CORRUPT, DATA_FILE, COMPRESSION, EXTENDED_L2, UNKNOWN = (1 << bit for bit in range(6))
 
 
@@ -65,6 +67,25 @@ def qcow2(name=b"", **changes):
     return (head.ljust(512, b"\0") + name).ljust(4 * CLUSTER, b"\0")
 
 
+def extended(kind, size=8, version=3):
+    """Return an image with an extension behind its header."""
+    head = header(version=version)[: 104 if version == 3 else 72]
+    extension = struct.pack(">II", kind, size) + bytes(8) + struct.pack(">II", 0, 0)
+    return (head + extension).ljust(4 * CLUSTER, b"\0")
+
+
+def at(data, offset, magic):
+    return data[:offset] + magic + data[offset + len(magic) :]
+
+
+def filled(*entries, l1=(4 * CLUSTER, 0), length=6 * CLUSTER, **changes):
+    """Return an image whose one L2 table begins with these entries and whose data begins at cluster 5."""
+    data = qcow2(**changes).ljust(length, b"\0")
+    data = at(data, 3 * CLUSTER, struct.pack(f">{len(l1)}Q", *l1))
+    data = at(data, 4 * CLUSTER, struct.pack(f">{len(entries)}Q", *entries))
+    return data[:length]
+
+
 @pytest.fixture
 def write(tmp_path):
     def make(data, name="image"):
@@ -81,16 +102,37 @@ GOOD = {
     "qcow2 of version 2": (qcow2(version=2), None, "qcow2", GIB),
     "qcow2 that was not closed": (qcow2(incompatible=DIRTY), None, "qcow2", GIB),
     "qcow2 with zstd and extended L2": (
-        *(qcow2(incompatible=COMPRESSION | EXTENDED_L2), None),
+        *(qcow2(incompatible=COMPRESSION | EXTENDED_L2, l1_entries=4), None),
         *("qcow2", GIB),
     ),
-    "tables that end with the file": (
-        *(qcow2(l1_offset=4 * CLUSTER - 16), None),
-        *("qcow2", GIB),
+    "tables that end with the file": (qcow2()[: 3 * CLUSTER + 16], None, "qcow2", GIB),
+    "smallest clusters": (
+        *(qcow2(cluster_bits=9, l1_entries=2, size=64 * 1024), None),
+        *("qcow2", 64 * 1024),
     ),
-    "smallest clusters": (qcow2(cluster_bits=9), None, "qcow2", GIB),
     "largest clusters": (
-        *(qcow2(cluster_bits=21, refcount_clusters=0, l1_offset=0), None),
+        *(
+            qcow2(cluster_bits=21, l1_offset=4 << 20, refcount_offset=2 << 20).ljust(
+                5 << 20, b"\0"
+            ),
+            None,
+        ),
+        *("qcow2", GIB),
+    ),
+    "as large as can be": (
+        *(qcow2(size=16 << 40, l1_entries=32768).ljust(8 * CLUSTER, b"\0"), None),
+        *("qcow2", 16 << 40),
+    ),
+    "an extension that tells nothing bad": (extended(0x6803F857), None, "qcow2", GIB),
+    "an extension in version 2": (extended(0xE2792ACA, version=2), None, "qcow2", GIB),
+    "data in its last cluster": (filled(5 * CLUSTER | COPIED), None, "qcow2", GIB),
+    "a last cluster that is not full": (
+        *(filled(5 * CLUSTER | COPIED, length=5 * CLUSTER + 512), None),
+        *("qcow2", GIB),
+    ),
+    "zeros that need no place": (filled(99 * CLUSTER | 1), None, "qcow2", GIB),
+    "compressed data up to the last byte": (
+        *(filled(COMPRESSED | 7 << 54 | 5 * CLUSTER, length=5 * CLUSTER + 7 * 512 + 1), None),
         *("qcow2", GIB),
     ),
     "raw with a boot sector": (BOOT_SECTOR + bytes(512), None, "raw", 1024),
@@ -156,6 +198,48 @@ BAD = {
     "a data file": (qcow2(incompatible=DATA_FILE), None, REFUSED),
     "encrypted with AES": (qcow2(encryption=1), None, REFUSED),
     "encrypted with LUKS": (qcow2(encryption=2), None, REFUSED),
+    "an L1 table that is too small": (qcow2(l1_entries=1), None, UNREADABLE),
+    "an L1 table of gigabytes": (
+        *(qcow2(l1_entries=2**32 - 1, l1_offset=0), None),
+        UNREADABLE,
+    ),
+    "an L1 table in a cluster": (qcow2(l1_offset=3 * CLUSTER - 8), None, UNREADABLE),
+    "an L1 table in the header": (qcow2(l1_offset=0), None, UNREADABLE),
+    "no reference counts": (qcow2(refcount_clusters=0), None, UNREADABLE),
+    "reference counts of gigabytes": (qcow2(refcount_clusters=2**32 - 1), None, UNREADABLE),
+    "a disk of no size": (qcow2(size=0), None, REFUSED),
+    "a disk beyond all sense": (qcow2(size=2**63), None, REFUSED),
+    "a disk just too large": (qcow2(size=(16 << 40) + 512, l1_entries=32769), None, REFUSED),
+    "a header that is too short": (qcow2(header_length=96), None, UNREADABLE),
+    "a header beyond its cluster": (qcow2(header_length=CLUSTER + 8), None, UNREADABLE),
+    "reference counts that are too wide": (qcow2(refcount_order=7), None, UNREADABLE),
+    "a compression of the future": (
+        *(at(qcow2(header_length=112), 104, b"\2"), None),
+        UNREADABLE,
+    ),
+    "parts of clusters that are too small": (
+        *(qcow2(cluster_bits=13, incompatible=EXTENDED_L2), None),
+        UNREADABLE,
+    ),
+    "an extension without end": (extended(0x6803F857, size=2**32 - 1), None, UNREADABLE),
+    "internal snapshots": (qcow2(snapshots=2, snapshots_offset=CLUSTER), None, REFUSED),
+    "bitmaps": (extended(0x23852875), None, REFUSED),
+    "a name for a data file": (extended(0x44415441), None, REFUSED),
+    "a header of LUKS": (extended(0x0537BE77), None, REFUSED),
+    "an L2 table behind the end": (filled(l1=(6 * CLUSTER,)), None, UNREADABLE),
+    "half an L2 table": (filled(length=4 * CLUSTER + 4096), None, UNREADABLE),
+    "an L2 table within a cluster": (filled(l1=(4 * CLUSTER + 512,)), None, UNREADABLE),
+    "an L2 table that serves twice": (filled(l1=(4 * CLUSTER,) * 2), None, UNREADABLE),
+    "data behind the end": (filled(6 * CLUSTER | COPIED), None, UNREADABLE),
+    "data behind the end, far back in the table": (
+        *(filled(*[0] * 8191, 6 * CLUSTER | COPIED), None),
+        UNREADABLE,
+    ),
+    "zeros of version 2": (filled(99 * CLUSTER | 1, version=2), None, UNREADABLE),
+    "compressed data behind the end": (
+        *(filled(COMPRESSED | 7 << 54 | 5 * CLUSTER, length=5 * CLUSTER + 7 * 512), None),
+        UNREADABLE,
+    ),
     "corrupt": (qcow2(incompatible=CORRUPT), None, REFUSED),
     "corrupt and dirty": (qcow2(incompatible=CORRUPT | DIRTY), None, REFUSED),
 }
@@ -184,6 +268,73 @@ def test_the_file_that_an_image_leans_on_is_named(write):
         inspect_image(path, "qcow2")
 
     assert caught.value.details["backing_file"] == "/etc/shadow"
+
+
+BLANK = BOOT_SECTOR.ljust(65536, b"\0")
+MISTAKEN = {
+    "tar": (at(bytes(10240), 257, b"ustar\x0000"), "is a tar archive (as OVA files are)"),
+    "zip": (b"PK\3\4".ljust(4096, b"\0"), "is a zip archive"),
+    "7z": (b"7z\xbc\xaf\x27\x1c".ljust(4096, b"\0"), "is a 7z archive"),
+    "rar": (b"Rar!\x1a\x07".ljust(4096, b"\0"), "is a rar archive"),
+    "bzip2": (b"BZh9".ljust(4096, b"\0"), "is compressed by bzip2, which is not supported"),
+    "lz4": (b"\x04\x22\x4d\x18".ljust(4096, b"\0"), "is compressed by lz4"),
+    "gzip": (b"\x1f\x8b\x08".ljust(4096, b"\0"), "is compressed (gz)"),
+    "xz": (b"\xfd7zXZ\0".ljust(4096, b"\0"), "is compressed (xz)"),
+    "zstd": (b"\x28\xb5\x2f\xfd".ljust(4096, b"\0"), "is compressed (zst)"),
+    "zstd that can be sought in": (b"\x5e\x2a\x4d\x18".ljust(4096, b"\0"), "is compressed (zst)"),
+    "a CD": (at(bytes(65536), 32769, b"CD001"), "is an ISO 9660 image"),
+    "a CD that boots from a stick": (at(BLANK, 32769, b"CD001"), "is an ISO 9660 image"),
+    "LUKS": (b"LUKS\xba\xbe\0\2".ljust(65536, b"\0"), "is encrypted by LUKS"),
+    "LUKS with a boot sector": (at(BLANK, 0, b"LUKS\xba\xbe"), "is encrypted by LUKS"),
+    "QED": (b"QED\0".ljust(4096, b"\0"), "is a QED image"),
+    "an error page": (b"\n<!DOCTYPE html>\n<html>404</html>", "is a page of HTML or XML"),
+    "VMDK": (b"KDMV".ljust(4096, b"\0"), "is a vmdk image, and a machine's disk can rest on"),
+    "VMDK in two files": (b"# Disk DescriptorFile\nversion=1\n", "is a vmdk image"),
+    "VDI": (at(bytes(4096), 64, b"\x7f\x10\xda\xbe"), "is a vdi image"),
+    "VHDX": (b"vhdxfile".ljust(4096, b"\0"), "is a vhdx image"),
+    "VHD": (b"conectix".ljust(4096, b"\0"), "is a vpc image"),
+    "VHD with a boot sector": (BLANK + b"conectix".ljust(512, b"\0"), "is a vpc image"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKEN)
+def test_what_people_mistake_for_a_disk_is_called_by_its_name(write, case):
+    data, words = MISTAKEN[case]
+    path = write(data)
+
+    with pytest.raises(VmError) as caught:
+        inspect_image(path, None)
+
+    assert caught.value.code == REFUSED
+    assert caught.value.message.startswith(f"image: {path} {words}")
+
+
+@pytest.mark.parametrize(
+    "case", [case for case, (data, _words) in MISTAKEN.items() if len(data) % 512 == 0]
+)
+def test_what_is_said_to_be_raw_is_raw(write, case):
+    path = write(MISTAKEN[case][0])
+
+    assert inspect_image(path, "raw").virtual_size == os.path.getsize(path)
+
+
+@pytest.mark.parametrize("image_format", [None, "qcow2", "raw"])
+def test_another_name_can_be_shown(write, image_format):
+    path = write(b"hello")
+
+    with pytest.raises(VmError, match=r"^image: https://here/x (is|has|cannot)") as caught:
+        inspect_image(path, image_format, shown="https://here/x")
+
+    assert path not in f"{caught.value.message} {caught.value.help} {caught.value.details}"
+
+
+def test_reading_ends_although_there_are_tables_left(write, monkeypatch):
+    monkeypatch.setattr(content, "_SECONDS", -1.0)
+
+    with pytest.raises(VmError, match="could not be read through") as caught:
+        inspect_image(write(qcow2()), None)
+
+    assert caught.value.code == REFUSED
 
 
 @pytest.mark.parametrize("image_format", [None, "qcow2", "raw"])
@@ -284,7 +435,7 @@ def test_a_header_says_where_its_tables_end():
     assert parsed.virtual_size == GIB
     assert parsed.tables_end == 3 * CLUSTER + 16
     assert parse_header(header(l1_offset=0)).tables_end == 2 * CLUSTER
-    assert not (parsed.has_data_file or parsed.is_encrypted or parsed.is_corrupt)
+    assert not (parsed.has_data_file or parsed.encryption or parsed.is_corrupt)
 
 
 def test_version_2_has_no_features_to_be_misread():

@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "_module": ROUTER | {"_router"},
     "_autostart": HOST,
     "_manage": ROUTER | {"_router", "_module", "_autostart", "_arguments"},
+    "_manage_images": GUEST | {"_module"},
+    "_host_info": ROUTER | {"_router", "_module"},
     "_arguments": set(),
 }
 HTTP_DOOR = "_host/http.py"

@@ -109,7 +109,9 @@ def test_a_zombie_holds_no_record_lock(tmp_path):
     assert holder is None
 
 
-@pytest.mark.parametrize("text", ["", "1\n", str(os.getpid())])
+@pytest.mark.parametrize(
+    "text", ["", "1\n", str(os.getpid())], ids=["nothing", "init", "this process"]
+)
 def test_a_number_in_the_file_proves_nothing(tmp_path, text):
     (tmp_path / "qemu.pid").write_text(text)
 
@@ -117,7 +119,7 @@ def test_a_number_in_the_file_proves_nothing(tmp_path, text):
     found = find_process(str(tmp_path))
 
     assert (record_lock_holder(str(tmp_path / "qemu.pid")), found) == (None, None)
-    assert time.monotonic() - begin < 0.5
+    assert time.monotonic() - begin < 3
 
 
 def test_a_lock_of_another_kind_names_nobody(tmp_path):
@@ -216,7 +218,7 @@ def test_what_is_no_plain_file_is_neither_followed_nor_waited_for(tmp_path, name
 
     followed = f"Could not look at the lock {tmp_path / name}: Too many levels of symbolic links."
     assert found == (followed if kind == "link" else None)
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 3
 
 
 def test_a_lock_of_life_that_is_a_link_is_not_taken(tmp_path):
@@ -344,7 +346,7 @@ def test_a_wait_ends_soon_after_the_lock_is_free(tmp_path):
     with exclusive(path, 5, "it"):
         waited = time.monotonic() - begin
 
-    assert waited < 0.5
+    assert waited < 3
 
 
 def test_a_lock_file_that_was_replaced_is_opened_anew(tmp_path):

@@ -195,7 +195,7 @@ def test_a_machine_without_a_monitor_is_running_and_warned_of_in_bounded_time(ma
     assert (vm.state, vm.run_state, vm.pid) == (VmState.RUNNING, None, machine.process.pid)
     assert "The state of the VM 'web1' is uncertain" in vm.warnings[0]
     assert machine.path(QMP_SOCKET) in vm.warnings[0], "the first monitor's trouble is told"
-    assert took < 2
+    assert took < 10
 
 
 def test_the_monitor_of_another_machine_is_not_believed(machine):
@@ -263,7 +263,7 @@ def test_a_guest_gets_the_whole_time_whoever_holds_a_monitor(machine, held):
         for fake in fakes.values():  # the sockets went with the process
             open(fake.path, "w").close()
 
-    assert timeout <= took < timeout + 2
+    assert timeout <= took < timeout + 10
     assert (stopped.state, stopped.stopped_by) == (VmState.STOPPED, "sigterm")
     pressed = [name for name, fake in fakes.items() if "system_powerdown" in asked(fake)]
     assert pressed == [name for name in fakes if name not in held][:1]

@@ -32,7 +32,7 @@ from ansible_collections.cloudnebula.hypervisor.tests.unit.fake_qmp import (
 
 SHORT = 0.3  # seconds: the time limit where the test expects it to be reached
 LONG = 20.0  # seconds: the time limit where the test expects an end long before
-SLACK = 1.5  # seconds: what a busy machine may add
+SLACK = 8.0  # seconds: what a busy machine may add
 RUNNING = {"return": {"status": "running", "running": True}}
 STOP = json.dumps(event("STOP")).encode() + b"\r\n"
 

@@ -183,7 +183,7 @@ def test_what_was_seen_is_told(behaviour, seen):
     with Server(behaviour) as server, pytest.raises(SshFailed) as caught:
         wait_for_ssh(HOST, server.port, within(SHORT))
 
-    assert SHORT <= time.monotonic() - started < SHORT + 2
+    assert SHORT <= time.monotonic() - started < SHORT + 8
     assert f"{HOST} port {server.port}" in caught.value.message
     assert f": {seen}" in caught.value.message
     assert caught.value.details["host"] == HOST
@@ -239,7 +239,7 @@ def test_end_of_the_process_ends_the_wait(behaviour):
         killer.join()
         os.close(reading)
 
-    assert time.monotonic() - started < LONG / 4
+    assert time.monotonic() - started < LONG / 2
     assert "qemu.log" in caught.value.help
 
 
@@ -268,7 +268,7 @@ def test_real_process_is_watched_by_its_pidfd():
         os.close(fd)
         child.wait()
 
-    assert 0.4 < time.monotonic() - started < LONG / 4
+    assert 0.4 < time.monotonic() - started < LONG / 2
 
 
 def unused_port():

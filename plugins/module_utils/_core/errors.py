@@ -154,6 +154,20 @@ class OverlayFailed(VmError):
     default_help = "Check that the base image is readable and that the disk has room."
 
 
+class UnpackFailed(VmError):
+    """A compressed image could not be unpacked."""
+
+    code = "vm_manager.image.unpack_failed"
+    default_help = "Fetch it again; if it comes so from its source, it is damaged there."
+
+
+class ConversionFailed(VmError):
+    """qemu-img could not convert the image."""
+
+    code = "vm_manager.image.conversion_failed"
+    default_help = "qemu-img's own words are in the message; look for room on the host's disk."
+
+
 class SeedFailed(VmError):
     """The cloud-init seed could not be written."""
 
@@ -222,6 +236,23 @@ class BridgeMissing(Unready):
 
     code = "vm_manager.network.no_bridge"
     default_help = "Make it, for example with the role cloudnebula.hypervisor.hypervisor_host, or correct the name."
+
+
+class LinkMissing(Unready):
+    """The link that a VNIC is to be made over does not exist."""
+
+    code = "vm_manager.network.no_link"
+    default_help = "'dladm show-link' lists the links; correct the name, or make an etherstub with 'dladm create-etherstub'."
+
+
+class PoolMissing(Unready):
+    """The ZFS pool or dataset for images and disks does not exist."""
+
+    code = "vm_manager.storage.no_pool"
+    default_help = (
+        "Make it, for example with the role cloudnebula.hypervisor.hypervisor_host, or name another one in "
+        "propolis.pool; 'zfs list' shows what there is."
+    )
 
 
 class NoGuestAddress(VmError):
@@ -299,6 +330,13 @@ class PropolisRefused(VmError):
     default_help = "Its own words are in the message and in error.details."
 
 
+class PropolisFailed(VmError):
+    """The instance did not reach the state that was asked for."""
+
+    code = "vm_manager.propolis.failed"
+    default_help = "The end of the server's log is in error.details.log."
+
+
 class PropolisProtocol(VmError):
     """What answers is not a propolis-server of a version that is understood."""
 
@@ -306,6 +344,111 @@ class PropolisProtocol(VmError):
     default_help = (
         "Check that nothing else listens at the address, and the option propolis.api_version."
     )
+
+
+class VnicFailed(VmError):
+    """A virtual network card of the host is not as the machine needs it."""
+
+    code = "vm_manager.illumos.vnic_failed"
+    default_help = "Look at the host's links with 'dladm show-vnic' and 'dladm show-linkprop'."
+
+
+class VolumeFailed(VmError):
+    """A ZFS volume is not what the machine or its image needs."""
+
+    code = "vm_manager.illumos.volume_failed"
+    default_help = "'zfs list -t all' shows what is there."
+
+
+class ServiceFailed(VmError):
+    """The SMF service of the machine's server did not reach its state."""
+
+    code = "vm_manager.illumos.service_failed"
+    default_help = "'svcs -xv' says what is wrong; the end of its logs is in error.details."
+
+
+class ZoneFailed(VmError):
+    """The zone of the machine's server is not as it is needed."""
+
+    code = "vm_manager.illumos.zone_failed"
+    default_help = "'zoneadm list -cv' shows the zones and their states."
+
+
+class OciReferenceInvalid(InvalidSpec):
+    """What begins with oci:// is no reference to an artifact in a registry."""
+
+    code = "vm_manager.image.oci_reference_invalid"
+    default_help = (
+        "Write oci://registry[:port]/repository[:tag][@sha256:...], with the registry's full name."
+    )
+
+
+class OciNotFound(Unready):
+    """The registry has no such artifact, or does not show it to this user."""
+
+    code = "vm_manager.image.oci_not_found"
+    default_help = (
+        "Check the repository and the tag; some registries hide from strangers what is not public."
+    )
+
+
+class OciAuthFailed(VmError):
+    """The registry wants other credentials, or none could be had for it."""
+
+    code = "vm_manager.image.oci_auth_failed"
+    default_help = (
+        "Give username and password, or log in with podman or docker as the user of the task."
+    )
+
+
+class OciAmbiguous(VmError):
+    """It is not clear which part of an artifact is the disk image."""
+
+    code = "vm_manager.image.oci_ambiguous"
+
+
+class OciRefused(VmError):
+    """What the registry sent is not what was asked for, or is no manifest."""
+
+    code = "vm_manager.image.oci_refused"
+    default_help = "Check the reference; if the artifact was pushed by other tools, push it anew."
+
+
+class OciFailed(VmError):
+    """The registry could not fulfil a request."""
+
+    code = "vm_manager.image.oci_failed"
+    default_help = (
+        "The registry's own words are in the message; try again later, or ask its operator."
+    )
+
+
+class ImageFetchFailed(VmError):
+    """The image could not be fetched from where the task says."""
+
+    code = "vm_manager.image.fetch_failed"
+    default_help = "Check the URL and the network, and run the task again: what has been fetched is kept where that is possible."
+
+
+class ChecksumMismatch(VmError):
+    """The bytes of the image are not those that the checksum stands for."""
+
+    code = "vm_manager.image.checksum_mismatch"
+    default_help = "Do not use this file. Check that checksum and image belong together; the publisher may have replaced the image."
+
+
+class ChecksumUnknown(VmError):
+    """The list of checksums cannot be used."""
+
+    code = "vm_manager.image.checksum_unknown"
+    default_help = "Check the URL of the list, or give the digest itself."
+
+
+class ImageInUse(VmError):
+    """The disks of virtual machines rest on the image."""
+
+    code = "vm_manager.image.in_use"
+    default_help = "Remove these VMs first."
 
 
 class HostError(VmError):

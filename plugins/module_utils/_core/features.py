@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .live import Hotplug
@@ -50,9 +50,5 @@ class Features:
     def completed(self, wish: VmSpec) -> VmSpec:
         """Return the wish with the defaults of a new machine where it left options open."""
         spec = wish.over(self.defaults).completed()
-        return VmSpec(
-            **{
-                field: None if field in self.unsupported else value
-                for field, value in vars(spec).items()
-            }
-        )
+        nothing: dict[str, Any] = dict.fromkeys(self.unsupported)
+        return replace(spec, **nothing)

@@ -2,19 +2,26 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Look at an image before a machine is made from it; refuse what is no image or would reach beyond its own file."""
+"""Look at an image before a machine is made from it; refuse what is no image or would reach beyond its own file.
+
+All of it is read here, by no other program, and in milliseconds: an image that is used where it lies is looked at for
+every new machine.
+"""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
-from .._core.errors import FormatDetectionFailed, ImageNotFound, ImageRefused, InvalidSpec
+from .._core.errors import FormatDetectionFailed, ImageRefused, InvalidSpec
 from .._core.sizes import show_size
-from .qcow2 import HEADER_SIZE, MAGIC, Header, parse_header
+from . import qcow2
+from .content import Content, opened
+from .recognise import SECTOR, recognise
 
-_SECTOR = 512
-_NAME_LIMIT = 1023  # bytes of a backing file's name, by the format's own rule
+MAX_VIRTUAL_SIZE = 16 * 1024**4
+_FLATTEN = (
+    "If you trust it, make a standalone copy of it: qemu-img convert -f qcow2 -O qcow2 OLD NEW"
+)
 
 
 @dataclass(frozen=True)
@@ -26,14 +33,26 @@ class Image:
     virtual_size: int
 
 
-def inspect_image(path: str, image_format: str | None) -> Image:
-    """Return what ``path`` is; ``image_format`` is believed if given. Never lets QEMU guess a format.
+def inspect_image(path: str, image_format: str | None, *, shown: str | None = None) -> Image:
+    """Return what ``path`` is, if a machine's disk can rest on it: qcow2 or raw.
 
-    Raises ``ImageNotFound``, ``ImageRefused`` or ``FormatDetectionFailed``.
+    ``image_format`` is believed if given; else it is told by the content. QEMU never gets to guess. ``shown`` is what
+    messages call the file. Raises ``ImageNotFound``, ``ImageRefused`` or ``FormatDetectionFailed``.
     """
-    head = _read(path, 0, _SECTOR)
-    chosen = image_format or _recognise(path, head)
-    return _raw(path) if chosen == "raw" else _qcow2(path, head)
+    with opened(path, shown) as content:
+        chosen = image_format or recognise(content)
+        if chosen == "raw":
+            size = _raw(content)
+        elif chosen == "qcow2":
+            size = _qcow2(content)
+        else:
+            raise content.refused(
+                f"is a {chosen} image, and a machine's disk can rest on qcow2 or raw only",
+                f"Convert it: qemu-img convert -f {chosen} -O qcow2 OLD NEW; or give it as a URL (file:///...), since "
+                "what is fetched is converted.",
+            )
+        check_virtual_size(content.shown, size)
+    return Image(path, chosen, size)
 
 
 def check_disk_size(image: Image, disk_size: int | None) -> None:
@@ -47,73 +66,77 @@ def check_disk_size(image: Image, disk_size: int | None) -> None:
         )
 
 
-def _read(path: str, offset: int, size: int) -> bytes:
-    try:
-        if not os.path.isfile(path):
-            exists = os.path.exists(path)
-            what = "is a folder or a device, not a file" if exists else "does not exist"
-            raise ImageNotFound(f"image: {path} {what}.", option="image")
-        with open(path, "rb") as stream:
-            stream.seek(offset)
-            return stream.read(size)
-    except OSError as exc:
-        raise ImageNotFound(
-            f"image: {path} cannot be read: {exc.strerror}.", option="image"
-        ) from exc
+def check_virtual_size(shown: str, size: int) -> None:
+    """Raise ``ImageRefused`` for a disk that is empty or larger than any that makes sense."""
+    if not 0 < size <= MAX_VIRTUAL_SIZE:
+        raise ImageRefused(
+            f"image: {shown} says that its disk has {show_size(size)}, "
+            f"which is not between 1B and {show_size(MAX_VIRTUAL_SIZE)}.",
+            "Check where the image comes from.",
+            option="image",
+        )
 
 
-def _recognise(path: str, head: bytes) -> str:
-    if head.startswith(MAGIC):
-        return "qcow2"
-    if len(head) == _SECTOR and head.endswith(b"\x55\xaa"):
-        return "raw"  # a boot sector: the start of a disk as it is
-    raise ImageRefused(
-        f"image: {path} is neither a qcow2 image nor a raw disk with a boot sector.",
-        "Check the file; if it is a raw disk of another kind, say image_format: raw.",
-        option="image",
+def unreadable(shown: str, image_format: str, reason: object) -> FormatDetectionFailed:
+    """Return the error for an image that is not what it says or is said to be."""
+    return FormatDetectionFailed(
+        f"image: {shown} cannot be read as {image_format}: {reason}.", option="image"
     )
 
 
-def _raw(path: str) -> Image:
-    size = os.path.getsize(path)
-    if size == 0 or size % _SECTOR:
-        raise ImageRefused(
-            f"image: {path} has {size} bytes, which is no raw disk of whole sectors.",
-            option="image",
+def _raw(content: Content) -> int:
+    if content.length == 0 or content.length % SECTOR:
+        raise content.refused(
+            f"has {content.length} bytes, which is no raw disk of whole sectors",
+            "Check that it was copied as a whole, and that it is a raw disk.",
         )
-    return Image(path, "raw", size)
+    return content.length
 
 
-def _qcow2(path: str, head: bytes) -> Image:
+def _qcow2(content: Content) -> int:
     try:
-        header = parse_header(head[:HEADER_SIZE])
-        if os.path.getsize(path) < header.tables_end:
+        header = qcow2.parse_header(content.read(0, SECTOR))
+        if content.length < header.backing_offset + header.backing_size:
             raise ValueError("it is cut off")
+        _refuse_links(content, header)
+        _refuse_extensions(content, header)
+        check_virtual_size(content.shown, header.virtual_size)
+        qcow2.check_geometry(header, content.length)
+        qcow2.check_tables(header, content.read, content.length)
     except ValueError as exc:
-        raise FormatDetectionFailed(
-            f"image: {path} cannot be read as qcow2: {exc}.", option="image"
-        ) from exc
-    _refuse_links(path, header)
-    return Image(path, "qcow2", header.virtual_size)
+        raise unreadable(content.shown, "qcow2", exc) from exc
+    return header.virtual_size
 
 
-def _refuse_links(path: str, header: Header) -> None:
-    # Either would let the guest read a host file that the image's author chose.
+def _refuse_links(content: Content, header: qcow2.Header) -> None:
+    # A link would let the guest read a host file that the image's author chose.
     if header.backing_offset:
-        name = _read(path, header.backing_offset, min(header.backing_size, _NAME_LIMIT))
+        name = content.read(header.backing_offset, min(header.backing_size, qcow2.NAME_LIMIT))
         shown = name.decode(errors="backslashreplace")
-        raise ImageRefused(
-            f"image: {path} depends on another file, {shown!r}.", option="image", backing_file=shown
-        )
+        what = f"depends on another file, {shown!r}"
+        raise content.refused(what, _FLATTEN, backing_file=shown)
     if header.has_data_file:
-        raise ImageRefused(f"image: {path} keeps its data in another file.", option="image")
-    if header.is_encrypted:
-        raise ImageRefused(
-            f"image: {path} is encrypted.", "Decrypt it with 'qemu-img convert'.", option="image"
-        )
+        raise content.refused("keeps its data in another file", _FLATTEN)
+    if header.encryption:
+        raise content.refused("is encrypted", "Decrypt it with 'qemu-img convert'.")
+    if header.snapshots:
+        # Which of its states is meant would be a guess, and they can differ in size.
+        raise content.refused(f"holds {header.snapshots} internal snapshots", _FLATTEN)
     if header.is_corrupt:
-        raise ImageRefused(
-            f"image: {path} is marked as corrupt.",
+        raise content.refused(
+            "is marked as corrupt",
             "Fetch it again, or repair a copy with 'qemu-img check -r all'.",
-            option="image",
         )
+
+
+def _refuse_extensions(content: Content, header: qcow2.Header) -> None:
+    for kind, _dummy in qcow2.extensions(header, content.read(0, header.cluster_size)):
+        if kind == qcow2.DATA_FILE_NAME:
+            raise content.refused("names another file for its data", _FLATTEN)
+        if kind == qcow2.LUKS_HEADER:
+            raise content.refused("is encrypted", "Decrypt it with 'qemu-img convert'.")
+        if kind == qcow2.BITMAPS:
+            # QEMU takes memory for them as large as they say they are, once for each.
+            raise content.refused(
+                "holds bitmaps of changed blocks, as backups leave them", _FLATTEN
+            )

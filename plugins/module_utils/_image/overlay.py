@@ -7,9 +7,12 @@
 from __future__ import annotations
 
 from .._core.errors import CommandFailed, OverlayFailed
-from .._host.commands import run
+from .._host.commands import Limits, run
 from .._host.files import doing, replacing
 from .inspect import Image
+from .qemu_img import MEMORY
+
+_LIMITS = Limits(cpu_seconds=60, address_space=MEMORY, wall_seconds=120)
 
 _COPY_TIMEOUT = 6 * 3600.0
 
@@ -19,7 +22,7 @@ def create_overlay(path: str, image: Image, size: int) -> None:
     base = ["-b", image.path, "-F", image.format]
     with doing(f"make the disk {path}"), replacing(path) as part:
         try:
-            run(["qemu-img", "create", "-q", "-f", "qcow2", *base, part, str(size)])
+            run(["qemu-img", "create", "-q", "-f", "qcow2", *base, part, str(size)], limits=_LIMITS)
         except CommandFailed as exc:
             raise OverlayFailed(
                 f"The disk {path} could not be made: {exc}", image=image.path
@@ -56,6 +59,6 @@ def grow_overlay(path: str, size: int) -> None:
 def grow_disk_file(path: str, form: str, size: int) -> None:
     """Grow a disk that no process uses to ``size`` bytes. Shrinking is refused by qemu-img."""
     try:
-        run(["qemu-img", "resize", "-q", "-f", form, path, str(size)])
+        run(["qemu-img", "resize", "-q", "-f", form, path, str(size)], limits=_LIMITS)
     except CommandFailed as exc:
         raise OverlayFailed(f"The disk {path} could not be grown: {exc}") from exc

@@ -22,7 +22,7 @@ from .._host.ports import is_free
 from .._host.store import Store
 from .._image.inspect import check_disk_size
 from .._image.overlay import create_overlay, grow_overlay
-from .._image.provide import provide_image
+from .._image.provide import keeping, provide_image
 from .cloning import copy_machine, new_generation
 from .disk_files import grow_disks, make_disks
 from .firmware import make_nvram
@@ -33,7 +33,9 @@ def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
     image = provide_image(spec, store.data_dir)
     check_disk_size(image, spec.disk_size)
     spec = replace(spec, image_format=image.format)
-    handle = reserve(_with_spec(found, spec) if found else _new_handle(spec, store), store)
+    handle = _with_spec(found, spec) if found else _new_handle(spec, store)
+    with keeping(image, store.data_dir):
+        handle = reserve(handle.evolve(base_image=image.path), store)
     handle = make_material(handle)
     if spec.clone_from is not None:
         handle = make_nvram(make_disks(copy_machine(handle, store), store), store)
@@ -44,8 +46,7 @@ def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
     if found or not os.path.exists(overlay):
         create_overlay(overlay, image, size)
     handle = make_nvram(make_disks(handle, store), store)
-    disk = {"overlay_path": overlay, "disk_bytes": size, "base_image": image.path}
-    return store.save(handle.evolve(state=VmState.PREPARED, **disk))
+    return store.save(handle.evolve(state=VmState.PREPARED, overlay_path=overlay, disk_bytes=size))
 
 
 def update(spec: VmSpec, found: VmHandle, store: Store, running: bool) -> VmHandle:

@@ -1,0 +1,359 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The images that were fetched to this host, in ``<data_dir>/images/``: each is fetched once and never changed.
+
+An image lies there under a name made of its source and its digest, so another version of it is another file, and the
+disks of machines that rest on the old one are not touched. A record beside it says what it is. The record is written
+first: without its image, it counts for nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import partial
+
+from .._core.errors import BadRecord, ImageInUse, ImageNotFound, Unready, VmError
+from .._host.files import (
+    doing,
+    make_private_folder,
+    read_private,
+    refuse_foreign_folder,
+    sync,
+    write_atomically,
+)
+from .._host.locks import exclusive, is_taken
+from .checksum import DEFAULT_ALGORITHM, Checksum
+from .entry import Entry, dump, entry_key, load
+from .fetch import fetch, is_unchanged
+from .intake import Fresh, Progress, digest_of, take_in
+from .part import forget
+from .transfer import Fetched
+from .uses import Uses, look_for_uses
+from .wish import ImageWish, locate, settled, with_digest
+
+_PATIENCE = 3600.0  # seconds to wait for another task that fetches the same image
+_A_MOMENT = 30.0  # seconds to wait for one that looks which images are used
+_RECORD = re.compile(r"[^.].*-[0-9a-f]{16}\.json")
+_LEFT_OVER = re.compile(r"\.+[0-9a-f]{16}\.(?:part|lock)\b.*|\..+-[0-9a-f]{16}\.json\.part")
+_READ_ONLY = 0o444
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed, or would be: images, and files that runs left which were cut off. ``freed`` is in bytes."""
+
+    entries: tuple[Entry, ...]
+    left_over: tuple[str, ...]
+    freed: int
+
+
+class ImageLibrary:
+    """The images of one data folder. ``warnings`` gather what is wrong with records."""
+
+    def __init__(self, data_dir: str, warnings: list[str] | None = None) -> None:
+        self.data_dir = os.path.abspath(data_dir)
+        self.folder = os.path.realpath(os.path.join(self.data_dir, "images"))
+        self._warnings: list[str] = [] if warnings is None else warnings
+
+    def entries(self) -> list[Entry]:
+        """Return all images, sorted by their path."""
+        self._refuse_foreign()
+        return list(self._entries())
+
+    def find(self, wish: ImageWish) -> Entry | None:
+        """Return the image that was fetched last of those that fit the wish; ``None`` if none does. Asks nobody."""
+        wish = settled(wish)
+        fitting = [entry for entry in self.entries() if _fits(entry, wish)]
+        for entry in sorted(fitting, key=lambda entry: entry.fetched_at, reverse=True):
+            if self._is_vouched_for(entry, wish):
+                return entry
+        return None
+
+    def foresee(self, wish: ImageWish) -> Entry | None:
+        """Return the image that :meth:`ensure` would return without fetching anything; ``None`` if it would fetch.
+
+        Touches nothing here, but asks the source if the wish is to look for a newer version.
+        """
+        wish = settled(wish)
+        if not any(_fits(entry, wish) for entry in self.entries()):
+            return None
+        found = self.find(wish)
+        if found is not None and wish.update == "never":
+            return found
+        exact = with_digest(wish)
+        found = self.find(exact)
+        if found is None or exact.digest:
+            return found
+        request = locate(exact, found.known)
+        if request.expected:
+            return found if _has(found, request.expected) else None
+        return found if found.known and is_unchanged(request) else None
+
+    def ensure(self, wish: ImageWish, progress: Progress | None = None) -> Entry:
+        """Return the image, fetched if need be. Tasks that want the same one at the same time fetch it once.
+
+        Raises what hinders that, after which no image is here that was not here before.
+        """
+        begun = _now()
+        wish = settled(wish)
+        found = self.find(wish)
+        if found is not None and wish.update == "never":
+            return found
+        self._make_folder()
+        with self._lock(wish):
+            found = self.find(wish)
+            if found is not None and (wish.update == "never" or found.fetched_at >= begun):
+                return found
+            return self._renew(wish, progress or _silent)
+
+    def users(self, entry: Entry) -> list[str]:
+        """Return the names of the machines of this data folder whose disks rest on an image.
+
+        Raises ``BadRecord`` if a machine's record cannot be read, so that nobody knows.
+        """
+        return self._uses().of(entry.path)
+
+    def refuse_used(self, entry: Entry) -> None:
+        """Raise ``ImageInUse`` if the disk of a machine rests on an image."""
+        names = self.users(entry)
+        if names:
+            raise ImageInUse(
+                f"The image {entry.path} is used by the VM{'s' if names[1:] else ''} "
+                f"{', '.join(repr(name) for name in names)}.",
+                path=entry.path,
+                used_by=names,
+            )
+
+    def remove(self, entry: Entry) -> None:
+        """Remove an image that is not used; raise ``ImageInUse`` if it is."""
+        with self._changing():
+            self.refuse_used(entry)
+            self._drop(entry)
+
+    def foreseen_path(self, wish: ImageWish) -> str:
+        """Return a path like that of the image once it is fetched; the very one if digest and format are known."""
+        image_format = wish.target_format or ("raw" if wish.image_format == "raw" else "qcow2")
+        digest = wish.digest.hex if wish.digest else ""
+        return self._path(f"{entry_key(settled(wish).source, digest, image_format)}.{image_format}")
+
+    def prune(self, *, dry: bool = False) -> Pruned:
+        """Remove the images that no machine uses, and what runs have left that were cut off; ``dry`` only looks."""
+        if not os.path.isdir(self.folder):
+            return Pruned((), (), 0)
+        with contextlib.nullcontext() if dry else self._changing():
+            uses = self._uses()
+            unused = tuple(entry for entry in self.entries() if not uses.of(entry.path))
+            left_over = tuple(self._left_over())
+            freed = sum(_size(path) for path in (*(e.path for e in unused), *left_over))
+            if not dry:
+                for entry in unused:
+                    self._drop(entry)
+                for path in left_over:
+                    _unlink(path)
+        return Pruned(unused, left_over, freed)
+
+    @contextlib.contextmanager
+    def kept(self, path: str) -> Iterator[None]:
+        """Keep an image from being removed until a machine's record says that it is used.
+
+        Raises ``ImageNotFound`` if it has been removed just now. A file elsewhere is nobody's to remove.
+        """
+        if os.path.dirname(os.path.realpath(path)) != self.folder:
+            yield
+            return
+        with self._changing():
+            if not os.path.isfile(path):
+                raise ImageNotFound(
+                    f"image: {path} was removed by another task.", "Run the task again."
+                )
+            yield
+
+    def _entries(self) -> Iterator[Entry]:
+        try:
+            names = sorted(os.listdir(self.folder))
+        except FileNotFoundError:
+            return
+        for name in names:
+            if not _RECORD.fullmatch(name):
+                continue
+            path = os.path.join(self.folder, name)
+            try:
+                entry = load(read_private(path), path)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as exc:
+                self._warnings.append(f"The record of an image, {path}, cannot be read: {exc}.")
+                continue
+            size = _size(entry.path)
+            if size == entry.size:
+                yield entry
+            elif size:
+                self._warnings.append(
+                    f"The image {entry.path} has {size} bytes, and had {entry.size} when it was fetched: "
+                    "it is not used."
+                )
+
+    def _is_vouched_for(self, entry: Entry, wish: ImageWish) -> bool:
+        if wish.checksum is None:
+            return True
+        if wish.digest is None:
+            return entry.listed_by == wish.list_key
+        known = entry.source_digests.get(wish.digest.algorithm)
+        if known is None and entry.is_as_fetched:
+            return digest_of(entry.path, wish.digest.algorithm) == wish.digest
+        return known == wish.digest.hex
+
+    def _renew(self, wish: ImageWish, progress: Progress) -> Entry:
+        exact = with_digest(wish)
+        found = self.find(exact)
+        if found is not None and exact.digest and wish.update != "always":
+            with self._changing():
+                return self._save(replace(found, listed_by=wish.list_key or found.listed_by))
+        conditional = found is not None and wish.update == "if_changed"
+        request = locate(exact, found.known if found and conditional else {})
+        if found is not None and conditional and _has(found, request.expected):
+            return found
+        part = self._path(f".{wish.source.key}.part")
+        fetched = fetch(request, part, partial(progress, "download"))
+        if fetched is None and found is not None:
+            return found
+        if fetched is None:
+            raise ImageNotFound(f"image: {wish.source.shown} is not here, and was not sent.")
+        return self._keep(wish, part, fetched, progress)
+
+    def _keep(self, wish: ImageWish, part: str, fetched: Fetched, progress: Progress) -> Entry:
+        sha256 = fetched.digests[DEFAULT_ALGORITHM]
+        fresh = Fresh(part, wish.source.shown, sha256)
+        try:
+            taken = take_in(fresh, wish.image_format, wish.target_format, progress)
+        except Unready:
+            raise  # the next run need not fetch it again
+        except VmError:
+            self._clear(part)
+            raise
+        image = taken.image
+        entry = Entry(
+            path=self._path(f"{entry_key(wish.source, sha256, image.format)}.{image.format}"),
+            source=wish.source.shown,
+            source_key=wish.source.key,
+            source_digests=fetched.digests,
+            source_format=taken.source_format,
+            digest=taken.digest,
+            format=image.format,
+            virtual_size=image.virtual_size,
+            size=os.path.getsize(image.path),
+            fetched_at=_now(),
+            etag=fetched.etag,
+            last_modified=fetched.last_modified,
+            listed_by=wish.list_key,
+        )
+        with self._changing():
+            there = [known for known in self._entries() if known.path == entry.path]
+            if there:  # never change a file that disks may rest on: converted anew, it may have another layout
+                entry = self._save(replace(entry, digest=there[0].digest, size=there[0].size))
+            else:
+                self._save(entry)
+                with doing(f"keep {entry.path}"):
+                    os.chmod(image.path, _READ_ONLY)
+                    sync(image.path)
+                    os.replace(image.path, entry.path)
+            self._clear(part)
+        return entry
+
+    def _save(self, entry: Entry) -> Entry:
+        write_atomically(entry.record, dump(entry))
+        return entry
+
+    def _clear(self, part: str) -> None:
+        forget(part)
+        for path in (part, f"{part}.unpacked", f"{part}.converted"):
+            _unlink(path)
+        with doing(f"write {self.folder}"):
+            sync(self.folder)
+
+    def _drop(self, entry: Entry) -> None:
+        _unlink(entry.path)
+        _unlink(entry.record)
+
+    def _left_over(self) -> Iterator[str]:
+        for name in sorted(os.listdir(self.folder)):
+            key = name.lstrip(".").partition(".")[0]
+            if _LEFT_OVER.fullmatch(name) and not is_taken(self._path(f".{key}.lock")):
+                yield self._path(name)
+
+    @contextlib.contextmanager
+    def _lock(self, wish: ImageWish) -> Iterator[None]:
+        path = self._path(f".{wish.source.key}.lock")
+        with exclusive(path, _PATIENCE, f"the image {wish.source.shown}"):
+            try:
+                yield
+            finally:
+                _unlink(path)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        with exclusive(self.folder, _A_MOMENT, f"the images in {self.folder}"):
+            yield
+
+    def _uses(self) -> Uses:
+        uses = look_for_uses(self.data_dir)
+        if uses.unreadable:
+            raise BadRecord(
+                f"Nobody knows which images are used: {uses.unreadable[0]}",
+                "Repair or remove what the message names first.",
+            )
+        return uses
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    def _refuse_foreign(self) -> None:
+        refuse_foreign_folder(self.data_dir, "data_dir", stat.S_IWOTH)
+        refuse_foreign_folder(self.folder, "data_dir")
+
+    def _make_folder(self) -> None:
+        self._refuse_foreign()
+        make_private_folder(self.data_dir)
+        make_private_folder(self.folder)
+
+
+def _fits(entry: Entry, wish: ImageWish) -> bool:
+    return (
+        entry.source_key == wish.source.key
+        and wish.image_format in (None, entry.source_format, entry.format)
+        and wish.target_format in (None, entry.format)
+    )
+
+
+def _has(entry: Entry, expected: Iterable[Checksum]) -> bool:
+    known = [entry.source_digests.get(checksum.algorithm) == checksum.hex for checksum in expected]
+    return bool(known) and all(known)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0
+
+
+def _unlink(path: str) -> None:
+    with doing(f"remove {path}"), contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _now() -> str:
+    return datetime.fromtimestamp(time.time(), timezone.utc).isoformat(timespec="microseconds")
+
+
+def _silent(phase: str, done: int, total: int | None) -> None:
+    """Report nothing."""

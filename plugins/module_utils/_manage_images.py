@@ -1,0 +1,248 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Private to this collection: what the modules for images do."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ._core.errors import ImageNotFound, InvalidSpec
+from ._host.store import default_data_dir
+from ._image.checksum import parse_checksum
+from ._image.entry import Entry
+from ._image.intake import Progress
+from ._image.library import ImageLibrary, Pruned
+from ._image.oci_auth import Access
+from ._image.progress import reporting
+from ._image.source import ImageSource, parse_source
+from ._image.uses import Uses, look_for_uses
+from ._image.wish import ImageWish, settled
+from ._module import Task
+
+SHOWN_KEYS = (
+    *("path", "source", "source_digest", "source_format", "digest", "format"),
+    *("virtual_size", "size", "fetched_at", "in_use_by"),
+)
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
+
+
+def manage_image(task: Task) -> dict[str, Any]:
+    """Bring an image to what the task asks for."""
+    acts: Mapping[str, Callable[[Task, ImageLibrary], dict[str, Any]]] = {
+        "present": _present,
+        "absent": _absent,
+        "pruned": _pruned,
+        "pushed": _pushed,
+    }
+    state = task.params["state"]
+    if state != "pruned" and not task.params.get("image"):
+        raise InvalidSpec(f"image: state={state} needs one.", option="image")
+    return acts[state](task, _library(task))
+
+
+def describe_images(task: Task) -> dict[str, Any]:
+    """Return the images with the given source, or all; none for a source that none came from."""
+    library = _library(task)
+    text = task.params.get("image")
+    found = _of_source(library, parse_source(text)) if text else library.entries()
+    uses = _uses(task, library)
+    return {"changed": False, "images": [show_image(entry, uses) for entry in found]}
+
+
+def show_image(entry: Entry, uses: Uses | None) -> dict[str, Any]:
+    """Return what a task result shows of an image."""
+    return {
+        "path": entry.path,
+        "source": entry.source,
+        "source_digest": _first_digest(entry),
+        "source_format": entry.source_format,
+        "digest": entry.digest,
+        "format": entry.format,
+        "virtual_size": entry.virtual_size,
+        "size": entry.size,
+        "fetched_at": entry.fetched_at,
+        "in_use_by": uses.of(entry.path) if uses else [],
+    }
+
+
+def read_image_wish(params: Mapping[str, Any]) -> ImageWish:
+    """Read a task's options; raise ``InvalidSpec`` for what makes no sense."""
+    if params["timeout"] <= 0:
+        raise InvalidSpec(
+            f"timeout: {params['timeout']} is no time to wait.",
+            "Give seconds from 1 on.",
+            option="timeout",
+        )
+    checksum = params.get("checksum")
+    return ImageWish(
+        source=parse_source(params["image"]),
+        checksum=parse_checksum(checksum, "checksum") if checksum else None,
+        image_format=params.get("image_format"),
+        target_format=params.get("target_format"),
+        update=params["update"],
+        access=Access(
+            params.get("username"),
+            params.get("password"),
+            plain_http=params["plain_http"],
+            timeout=float(params["timeout"]),
+        ),
+        headers=_headers(params.get("headers")),
+    )
+
+
+def _present(task: Task, library: ImageLibrary) -> dict[str, Any]:
+    wish = read_image_wish(task.params)
+    before = {entry.path for entry in library.entries()}
+    entry = _kept_already(library, wish.source)
+    if entry is None and task.check_mode:
+        entry = library.foresee(wish)
+    elif entry is None:
+        with reporting() as progress:
+            entry = library.ensure(wish, progress)
+    changed = entry is None or entry.path not in before
+    shown = show_image(entry, _uses(task, library)) if entry else _foreseen(library, wish)
+    return {"changed": changed, "image": shown, **_diff({} if changed else shown, shown)}
+
+
+def _absent(task: Task, library: ImageLibrary) -> dict[str, Any]:
+    found = _of_source(library, parse_source(task.params["image"]))
+    for entry in found:
+        library.refuse_used(entry)
+    uses = _uses(task, library)
+    shown = [show_image(entry, uses) for entry in found]
+    if not task.check_mode:
+        for entry in found:
+            library.remove(entry)
+    return {"changed": bool(found), "images": shown, **_diff({"images": shown}, {"images": []})}
+
+
+def _pruned(task: Task, library: ImageLibrary) -> dict[str, Any]:
+    pruned: Pruned = library.prune(dry=task.check_mode)
+    shown = [show_image(entry, None) for entry in pruned.entries]
+    before = {"images": shown, "left_over": list(pruned.left_over)}
+    return {
+        "changed": bool(pruned.entries or pruned.left_over),
+        **before,
+        "freed": pruned.freed,
+        **_diff(before, {"images": [], "left_over": []}),
+    }
+
+
+def _pushed(task: Task, library: ImageLibrary) -> dict[str, Any]:
+    from ._image.inspect import inspect_image
+    from ._image.oci import foresee_push, push
+    from ._image.oci_reference import parse_reference
+
+    destination = task.params.get("destination")
+    if not destination:
+        raise InvalidSpec("destination: state=pushed needs one.", option="destination")
+    reference = parse_reference(destination, "destination")
+    wish = read_image_wish(task.params)
+    path, image_format = wish.source.text, wish.image_format
+    if wish.source.kind != "path":
+        entry = library.find(wish)
+        if entry is None and task.check_mode:
+            return _pushed_later(str(reference))
+        if entry is None:
+            raise ImageNotFound(
+                f"image: {wish.source.shown} is not among the fetched images.",
+                "Fetch it first, with state=present.",
+                option="image",
+            )
+        path, image_format = entry.path, entry.format
+    if task.check_mode and not os.path.exists(path):
+        return _pushed_later(str(reference))
+    image = inspect_image(path, image_format)
+    if task.check_mode:
+        pushed = foresee_push(path, reference, wish.access, image.format)
+    else:
+        with reporting() as progress:
+            pushed = push(path, reference, wish.access, image.format, _phase("upload", progress))
+    shown = {"reference": pushed.reference, "digest": pushed.digest}
+    return {
+        "changed": pushed.changed,
+        "pushed": shown,
+        **_diff({} if pushed.changed else shown, shown),
+    }
+
+
+def _pushed_later(reference: str) -> dict[str, Any]:
+    """Return what is known of the push of an image that an earlier task would fetch."""
+    shown = {"reference": reference, "digest": None}
+    return {"changed": True, "pushed": shown, **_diff({}, shown)}
+
+
+def _phase(phase: str, progress: Progress) -> Callable[[int, int | None], None]:
+    return lambda done, total: progress(phase, done, total)
+
+
+def _diff(before: Any, after: Any) -> dict[str, Any]:
+    return {"diff": {"before": before, "after": after}}
+
+
+def _library(task: Task) -> ImageLibrary:
+    data_dir = task.params.get("data_dir") or default_data_dir()
+    if not os.path.isabs(data_dir) or "\0" in data_dir:
+        raise InvalidSpec(
+            f"data_dir: {data_dir!r} is not an absolute path.",
+            "Give a path that begins with a slash or with ~.",
+            option="data_dir",
+        )
+    return ImageLibrary(data_dir, task.warnings)
+
+
+def _uses(task: Task, library: ImageLibrary) -> Uses:
+    uses = look_for_uses(library.data_dir)
+    task.warnings += uses.unreadable
+    return uses
+
+
+def _kept_already(library: ImageLibrary, source: ImageSource) -> Entry | None:
+    """Return the image whose own file is named, so that it is not fetched from itself."""
+    return next((entry for entry in library.entries() if entry.path == source.local_path), None)
+
+
+def _of_source(library: ImageLibrary, source: ImageSource) -> list[Entry]:
+    """Return all images that came from a source, or the one whose own file is named."""
+    kept = _kept_already(library, source)
+    if kept is not None:
+        return [kept]
+    key = settled(ImageWish(source)).source.key
+    return [entry for entry in library.entries() if entry.source_key == key]
+
+
+def _foreseen(library: ImageLibrary, wish: ImageWish) -> dict[str, Any]:
+    """Return what is known of an image before it is fetched: a path like that which it will have, and its source."""
+    wish = settled(wish)
+    shown = dict.fromkeys(SHOWN_KEYS)
+    return {
+        **shown,
+        "path": library.foreseen_path(wish),
+        "source": wish.source.shown,
+        "source_digest": str(wish.digest) if wish.digest else None,
+        "in_use_by": [],
+    }
+
+
+def _first_digest(entry: Entry) -> str:
+    algorithm = next(iter(sorted(entry.source_digests)))
+    return f"{algorithm}:{entry.source_digests[algorithm]}"
+
+
+def _headers(found: Mapping[str, Any] | None) -> dict[str, str]:
+    headers = {str(name): str(value) for name, value in (found or {}).items()}
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+            # The value may be a secret.
+            raise InvalidSpec(
+                f"headers: {name!r} is no name of a header, or its value holds what a header cannot.",
+                option="headers",
+            )
+    return headers

@@ -1,0 +1,299 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Virtual machines on Propolis, illumos' hypervisor: one propolis-server for each, spoken to over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .._core.errors import (
+    InvalidState,
+    NoGuestAddress,
+    PropolisFailed,
+    PropolisUnreachable,
+    StopFailed,
+    Unsupported,
+    VmError,
+)
+from .._core.features import Features
+from .._core.handle import VmHandle
+from .._core.layout import CONSOLE_LOG
+from .._core.networks import Network
+from .._core.propolis import PROPOLIS_DEFAULTS
+from .._core.spec import VmSpec
+from .._core.state import VmState
+from .._core.vm import ConsoleEndpoint, Vm, VncEndpoint
+from .._guest.poweroff import ask_to_power_off
+from .._host.files import read_private, write_atomically
+from .._host.store import Store
+from . import addresses, links, preparation, volumes
+from .api import PropolisApi
+from .host_check import check_host
+from .hosting import api_of, hosting_of, options_of, record_of
+from .instance import Seed, build_ensure
+from .kernel_vm import remove_kernel_vm
+from .run_state import FINAL, STATES
+
+_UP = 120.0  # seconds until the server answers: a zone may have to be installed and booted
+_START = 120.0  # seconds from Run to Running
+_STOP = 60.0  # seconds from Stop to Destroyed
+_LOOK = 2.0  # seconds that a look waits for a server that hangs
+_AGAIN = 1.0  # seconds between two looks for an address
+_CONSOLE_BYTES = 1 << 20
+
+
+class PropolisBackend:
+    """The backend ``propolis``."""
+
+    tag = "propolis"
+    features = Features(
+        network_types=("vnic",),
+        network_models=("virtio",),
+        unsupported=("ssh_port_range", "accelerator", "cpu", "machine"),
+        defaults=VmSpec(name="", networks=(Network(type="vnic"),), propolis=PROPOLIS_DEFAULTS),
+    )
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def check(self, spec: VmSpec, found: VmHandle | None) -> None:
+        """Raise what would hinder this host from making or running such a machine."""
+        check_host(spec, found, self._store.data_dir)
+        preparation.refuse_unknown_volume(spec, found, self._store)
+
+    def prepare(self, spec: VmSpec, found: VmHandle | None = None) -> VmHandle:
+        """Make the machine, finish it, or bring it up to ``spec``."""
+        if found is not None and found.state is not VmState.PREPARING:
+            return preparation.update(spec, found, self._store, running=self._is_there(found))
+        try:
+            return preparation.create(spec, found, self._store)
+        except BaseException:
+            if found is None:
+                self._undo(spec.name)
+            raise
+
+    def start(self, vm: VmHandle) -> VmHandle:
+        """Describe the machine to its server and let it run. A start that fails leaves the record as it was."""
+        if self._is_there(vm):
+            raise InvalidState(f"The VM '{vm.name}' runs already.", "Stop it first.")
+        before = preparation.ensure_links(preparation.grow_disk(vm, self._store), self._store)
+        if not hosting_of(before).is_up():
+            before = preparation.choose_ports_again(before, self._store)
+        body = build_ensure(before, self._seed(before))
+        vm = self._store.save(
+            before.evolve(state=VmState.STOPPED, booted=before.spec, stopped_by=None)
+        )
+        try:
+            self._run(vm, body)
+        except VmError:
+            self._give_up(vm)
+            self._store.save(before)
+            raise
+        return self._store.save(vm.evolve(state=VmState.RUNNING))
+
+    def stop(self, vm: VmHandle, timeout: float) -> VmHandle:
+        """Ask the guest to power off, wait, then cut the power; end the server once its instance is destroyed."""
+        how = None
+        api = api_of(vm)
+        try:
+            if self._instance_state(vm, api) not in (None, *FINAL):
+                self._keep_console(vm, api)
+                how = self._end_instance(vm, api, timeout)
+        except PropolisUnreachable:
+            how = "sigkill"  # a server that hangs has to be ended with its machine
+        self._clean_up(vm)
+        return self._store.save(vm.evolve(state=VmState.STOPPED, stopped_by=how or vm.stopped_by))
+
+    def suspend(self, vm: VmHandle) -> VmHandle:
+        """Raise ``Unsupported``: the server has no such thing."""
+        raise Unsupported("state=suspended is not available on backend propolis.", option="state")
+
+    def resume(self, vm: VmHandle) -> VmHandle:
+        """Raise ``Unsupported``: nothing can have been suspended."""
+        raise Unsupported("resuming is not available on backend propolis.", option="state")
+
+    def destroy(self, vm: VmHandle) -> list[str]:
+        """Cut the power, then remove the server's place, the VNICs, the volumes and the folder, in this order."""
+        self.stop(vm, 0.0)
+        hosting_of(vm).remove(time.monotonic() + _UP)
+        record = record_of(vm)
+        for link in record.vnics.values():
+            links.remove_vnic(link)
+        kept = volumes.destroy(record.dataset) if record.dataset is not None else []
+        return [*kept, *self._store.forget(vm.name)]
+
+    def state(self, vm: VmHandle) -> VmState:
+        """Return the state that the machine is in right now."""
+        return self._look(vm).state
+
+    def guest_ip(self, vm: VmHandle) -> str:
+        """Return the first address of the guest's first cards."""
+        address = self.observe(vm).ip_address
+        if address is None:
+            raise NoGuestAddress(f"The VM '{vm.name}' has no address that this host knows.")
+        return address
+
+    def console_endpoint(self, vm: VmHandle) -> ConsoleEndpoint:
+        """Return the WebSocket of the serial console; it wants the header ``api-version``, too."""
+        record = record_of(vm)
+        url = f"ws://{record.address}:{record.port}/instance/serial?most_recent=16384"
+        return ConsoleEndpoint("websocket", url)
+
+    def await_address(self, vm: Vm, deadline: float) -> Vm:
+        """Look again and again until one of the cards has an address."""
+        api = api_of(vm.handle)
+        while vm.ip_address is None:
+            reports = addresses.look(vm.handle, vm.plugged, api)
+            vm = replace(vm, addresses=addresses.by_network(vm.plugged, reports))
+            if vm.ip_address is not None:
+                break
+            left = deadline - time.monotonic()
+            ended = self._instance_state(vm.handle, api) in (None, *FINAL)
+            if left <= 0 or ended:
+                raise addresses.nothing_found(vm.handle, reports)
+            time.sleep(min(_AGAIN, left))
+        return vm
+
+    def observe(self, vm: VmHandle) -> Vm:
+        """Return the record together with what the server and this host's tables say."""
+        live = self._look(vm)
+        if live.state is not VmState.RUNNING or live.run_state is None:
+            return live
+        reports = addresses.look(vm, live.plugged, api_of(vm))
+        return replace(live, addresses=addresses.by_network(live.plugged, reports))
+
+    def _look(self, vm: VmHandle) -> Vm:
+        unstarted = vm.state in (VmState.PREPARING, VmState.PREPARED)
+        ended = Vm(vm, vm.state if unstarted else VmState.STOPPED)
+        try:
+            said = self._instance_state(vm, api_of(vm))
+        except PropolisUnreachable as exc:
+            uncertain = f"The state of the VM '{vm.name}' is uncertain: {exc}"
+            return Vm(vm, VmState.RUNNING, warnings=(uncertain,))
+        except InvalidState as exc:
+            return replace(ended, warnings=(exc.message,))
+        if said is None or said == "Destroyed":
+            return ended
+        state = STATES.get(said, VmState.RUNNING)
+        if not state.has_process:
+            return replace(ended, run_state=said)
+        console, vnc = self.console_endpoint(vm), self._vnc(vm)
+        return Vm(vm, state, run_state=said, console=console, vnc=vnc)
+
+    def _vnc(self, vm: VmHandle) -> VncEndpoint | None:
+        record = record_of(vm)
+        return None if record.vnc_port is None else VncEndpoint(record.address, record.vnc_port)
+
+    def _is_there(self, vm: VmHandle) -> bool:
+        return self._look(vm).state.has_process
+
+    def _instance_state(self, vm: VmHandle, api: PropolisApi) -> str | None:
+        """Return the server's word for the machine's state; ``None`` if there is no server or it has none.
+
+        A server that is there but does not answer in time may well run its machine: that is ``PropolisUnreachable``.
+        """
+        if record_of(vm).port is None or not hosting_of(vm).is_up():
+            return None
+        try:
+            instance = api.instance(_LOOK)
+        except PropolisUnreachable as exc:
+            if exc.details.get("timed_out"):
+                raise
+            return None  # it has just been started
+        if instance is None:
+            return None
+        if instance.id != vm.uuid:
+            raise InvalidState(
+                f"The server at {api.url} runs another machine ({instance.id}) than '{vm.name}' ({vm.uuid}).",
+                "Find out which record names the same address, and remove one of the machines.",
+            )
+        return instance.state
+
+    def _run(self, vm: VmHandle, body: dict[str, object]) -> None:
+        up = time.monotonic() + _UP
+        hosting_of(vm).ensure(up)
+        api = api_of(vm)
+        api.await_answer(up)
+        if self._instance_state(vm, api) not in (None, "Creating", *FINAL):
+            api.wait_for(FINAL, time.monotonic() + _STOP)  # its last instance is being cleaned up
+        if self._instance_state(vm, api) != "Creating":
+            api.ensure(body)
+        api.request_state("Run")
+        reached = api.wait_for(("Running", *FINAL), time.monotonic() + _START)
+        if reached != "Running":
+            raise PropolisFailed(
+                f"The VM '{vm.name}' did not start: its instance is {reached}.", log=api.log_tail()
+            )
+
+    def _end_instance(self, vm: VmHandle, api: PropolisApi, timeout: float) -> str:
+        deadline = time.monotonic() + timeout
+        if timeout > 0 and self._power_button(vm, api, timeout):
+            with contextlib.suppress(PropolisUnreachable):
+                if api.wait_for(FINAL, deadline) in FINAL:
+                    return "guest"
+        api.request_state("Stop")
+        reached = api.wait_for(FINAL, time.monotonic() + _STOP)
+        if reached not in FINAL:
+            raise StopFailed(
+                f"The VM '{vm.name}' is still {reached} {_STOP:g} s after its power was cut.",
+                "Look at propolis.log in the VM's folder.",
+                log=api.log_tail(),
+            )
+        return "quit"
+
+    def _power_button(self, vm: VmHandle, api: PropolisApi, timeout: float) -> bool:
+        running = Vm(vm, VmState.RUNNING)
+        reports = addresses.look(vm, running.plugged, api)
+        found = replace(running, addresses=addresses.by_network(running.plugged, reports))
+        if found.ip_address is None:
+            return False
+        return ask_to_power_off(vm, found.ip_address, timeout) is None
+
+    def _keep_console(self, vm: VmHandle, api: PropolisApi) -> None:
+        # The server forgets it with the instance.
+        with contextlib.suppress(VmError):
+            said = api.serial_history(_CONSOLE_BYTES)
+            write_atomically(os.path.join(vm.work_dir, CONSOLE_LOG), said)
+
+    def _give_up(self, vm: VmHandle) -> None:
+        """Leave nothing running of a start that failed; what hinders that matters less than why it failed."""
+        api = api_of(vm)
+        with contextlib.suppress(VmError):
+            if self._instance_state(vm, api) not in (None, *FINAL):
+                self._end_instance(vm, api, 0.0)
+        with contextlib.suppress(VmError):
+            self._clean_up(vm)
+
+    def _clean_up(self, vm: VmHandle) -> None:
+        """End the server, and what the kernel keeps of a machine whose server was killed."""
+        hosting_of(vm).end(time.monotonic() + _STOP)
+        remove_kernel_vm(vm.uuid)
+
+    def _undo(self, name: str) -> None:
+        """Remove what a failed preparation made. What cannot be removed now stays recorded for the next task."""
+        made = self._store.load(name)
+        with contextlib.suppress(VmError):
+            if made is None:
+                self._store.forget(name)
+            else:
+                self.destroy(made)
+
+    def _seed(self, vm: VmHandle) -> Seed | None:
+        path = vm.seed_iso_path
+        if path is None:
+            return None
+        if options_of(vm).hosting == "zone":
+            return Seed(blob=read_private(path))  # the zone does not see the machine's folder
+        return Seed(path=path)
+
+
+if TYPE_CHECKING:
+    from .._core.hypervisor import Hypervisor
+
+    _conforms: type[Hypervisor] = PropolisBackend

@@ -1,0 +1,34 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An image as the raw blocks that Propolis needs; it knows no other format."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from .._host.commands import require_program
+from .._host.files import make_private_folder
+from .._image.convert import convert
+from .._image.inspect import Image
+
+
+@contextlib.contextmanager
+def as_raw(image: Image, data_dir: str) -> Iterator[str]:
+    """Give the path of the image's raw blocks: the file itself, or a converted copy that is removed afterwards."""
+    if image.format == "raw":
+        yield image.path
+        return
+    require_program("qemu-img")
+    folder = os.path.join(data_dir, "images")
+    make_private_folder(data_dir)
+    make_private_folder(folder)
+    copy = os.path.join(folder, f".{os.getpid()}.raw")
+    try:
+        yield convert(image, copy, "raw").path
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(copy)

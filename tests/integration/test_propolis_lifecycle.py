@@ -1,0 +1,377 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The life of a machine on Propolis, over doubles of illumos' programs and of propolis-server, through Ansible."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from ansible_collections.cloudnebula.hypervisor.plugins.plugin_utils._payload import (
+    build_program,
+    read_answer,
+)
+from ansible_collections.cloudnebula.hypervisor.tests.doubles.illumos.world import IllumosWorld
+from conftest import ENVIRONMENT, LOCALHOST, ROOT, Hypervisor, clean_up, wait_until
+
+MIB = 1024 * 1024
+STORIES = ROOT / "tests" / "integration" / "stories"
+GUEST = "10.77.0.5"
+# Logs in to the pretended guest: the folder of the key is that of the machine, where its server works.
+SSH = """#!/bin/sh
+while [ "$1" != -i ]; do shift; done
+touch "$(dirname "$2")/guest-poweroff"
+"""
+
+
+def settings(world, **chosen):
+    """Choose how the servers of this host behave."""
+    (world.folder / "propolis.json").write_text(json.dumps(chosen))
+
+
+def volumes(world):
+    """Return the sizes of all volumes of machines, by name."""
+    rows = world.run("zfs", "list", "-Hp", "-o", "name,volsize", "-t", "volume").splitlines()
+    found = dict(row.split("\t") for row in rows)
+    return {name: int(size) for name, size in found.items() if "/vms/" in name}
+
+
+def vnics(world):
+    """Return all VNICs of this host."""
+    return {n: link for n, link in world.state()["links"].items() if link["class"] == "vnic"}
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A pretended illumos host."""
+    with IllumosWorld(tmp_path / "illumos") as world:
+        yield world
+
+
+@pytest.fixture
+def propolis(world, tmp_path):
+    """A hypervisor on that host, with an image; all that a test leaves is removed, and then nothing is left."""
+    image = tmp_path / "base.raw"
+    image.write_bytes(b"\x55\xaa".rjust(512, b"\x01") + bytes(4 * MIB - 512))
+    settings(world, addresses={"*": f"{GUEST}/24"})
+    ssh = world.folder / "bin" / "ssh"
+    ssh.write_text(SSH)
+    ssh.chmod(0o755)
+    subject = Hypervisor(tmp_path / "data")
+    subject.defaults = {"backend": "propolis", "image": str(image), "memory": "64"}
+    subject.prefix = world.prefix
+    subject.environment = {**ENVIRONMENT, **world.environment}
+    yield subject
+    clean_up(subject)
+    state = world.state()
+    assert [name for name in state["datasets"] if "/vms/" in name] == []
+    assert state["services"] == {"global": {}}
+    assert state["zones"] == {}
+    assert [name for name, link in state["links"].items() if link["class"] == "vnic"] == []
+
+
+def test_story_of_one_machine(propolis, world, tmp_path):
+    """Every state, each in check mode, for real, and both again; the same playbook as with QEMU."""
+    image = propolis.defaults["image"]
+    options = {"data_dir": str(propolis.data_dir), "image": image, "backend": "propolis"}
+    done = subprocess.run(
+        [
+            *(*propolis.prefix, sys.executable, "-m", "ansible", "playbook", "-i", str(LOCALHOST)),
+            *(str(STORIES / "lifecycle.yml"), "-e", json.dumps(options)),
+        ],
+        env=propolis.environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert propolis.files() == [path for path in propolis.files() if path.startswith("images/.")]
+
+
+def test_a_machine_and_what_the_host_has_of_it(propolis, world):
+    network = {"type": "vnic", "link": "net0", "vlan": 7, "mtu": 1400, "mac": "02:08:20:0a:0b:0c"}
+
+    vm = propolis.vm(networks=[network], disk_size="16MiB", vnc=True, wait_for="ip")["vm"]
+
+    assert (vm["state"], vm["run_state"], vm["ip_address"]) == ("running", "Running", GUEST)
+    assert vm["ssh"] == {**vm["ssh"], "host": GUEST, "port": 22, "user": "vm"}
+    assert vm["console"]["type"] == "websocket"
+    assert vm["vnc"]["host"] == "127.0.0.1"
+    assert vm["disks"][0]["path"] == "/dev/zvol/rdsk/rpool/vms/vm1/disk0"
+    assert volumes(world) == {"rpool/vms/vm1/disk0": 16 * MIB}
+    (link,) = vnics(world).values()
+    assert (link["over"], link["vid"], link["mtu"]) == ("net0", 7, 1400)
+    assert link["mac"] == "02:08:20:0a:0b:0c"
+    assert "listening" in (propolis.folder() / "propolis.log").read_text() or world.servers()
+
+
+def test_the_disk_holds_the_image(propolis, world, tmp_path):
+    content = b"\x55\xaa".rjust(512, b"\x01") + os.urandom(MIB) + bytes(3 * MIB) + os.urandom(5120)
+    raw = tmp_path / "full.raw"
+    raw.write_bytes(content)
+    qcow2 = tmp_path / "full.qcow2"
+    command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", str(raw), str(qcow2)]
+    subprocess.run(command, check=True)
+
+    for name, image in (("plain", raw), ("converted", qcow2)):
+        propolis.vm(name, state="present", image=str(image))
+        disk = world.folder / "zvol" / "rdsk" / "rpool" / "vms" / name / "disk0"
+        assert disk.read_bytes()[: len(content)] == content
+
+
+def test_guest_is_asked_to_power_off_before_its_power_is_cut(propolis, world):
+    propolis.vm(wait_for="ip")
+
+    assert propolis.vm(state="stopped")["vm"]["stopped_by"] == "guest"
+    assert "ci-info" in (propolis.folder() / "console.log").read_text()
+
+    settings(world, addresses={"*": f"{GUEST}/24"}, ignores_poweroff=True)
+    propolis.vm(state="started", wait_for="ip")
+    assert propolis.vm(state="stopped", stop_timeout=1)["vm"]["stopped_by"] == "quit"
+    propolis.vm(state="started")
+    assert propolis.vm(state="stopped", force=True)["vm"]["stopped_by"] == "quit"
+
+
+def test_changes_apply_at_the_next_start(propolis, world):
+    propolis.vm()
+
+    changed = propolis.vm(vcpus=3, networks=[{"type": "vnic", "name": "lan", "link": "net1"}])
+
+    assert changed["actions"] == ["prepare"]
+    assert changed["restart_required"] is True
+    assert [link["over"] for link in vnics(world).values()] == ["net0"]
+    propolis.vm(state="restarted", stop_timeout=0)
+    assert [link["over"] for link in vnics(world).values()] == ["net1"]
+    assert propolis.vm()["changed"] is False
+
+
+def test_a_disk_only_grows(propolis, world):
+    propolis.vm(state="present", disk_size="8MiB")
+
+    result = propolis.refuse(disk_size="4MiB")
+    propolis.vm(state="present", disk_size="12MiB")
+
+    assert "8MiB" in result["msg"]
+    assert volumes(world) == {"rpool/vms/vm1/disk0": 12 * MIB}
+
+
+def test_after_a_reboot_of_the_host_it_is_started_from_the_record(propolis, world):
+    first = propolis.vm(wait_for="ip")["vm"]
+
+    world.reboot()
+
+    assert propolis.state() == "stopped"
+    again = propolis.vm(state="started", wait_for="ip")["vm"]
+    assert (again["id"], again["networks"]) == (first["id"], first["networks"])
+
+
+def test_a_server_that_dies_takes_its_machine_along(propolis, world):
+    propolis.vm()
+    (pid,) = world.servers().values()
+
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: list(world.servers().values()) not in ([pid], []))
+
+    assert propolis.state() == "stopped"
+    assert propolis.vm(state="started")["actions"] == ["start"]
+
+
+MOMENTS = [
+    ("zfs", "create"),
+    ("zfs", "snapshot"),
+    ("zfs", "rename"),
+    ("zfs", "clone"),
+    ("dladm", "create-vnic"),
+    ("svccfg", "import"),
+    ("svcadm", "enable"),
+]
+
+
+@pytest.mark.parametrize(("program", "word"), MOMENTS)
+def test_a_killed_task_is_finished_by_the_next(propolis, world, program, word):
+    world.kill(program, word, after=True)
+    task = propolis.begin("vm", name="vm1", state="started", **propolis.defaults)
+    assert task.communicate(timeout=60)[0] == ""
+
+    assert propolis.vm(state="started", **propolis.defaults)["vm"]["state"] == "running"
+    assert propolis.vm(state="started")["changed"] is False
+    assert len(vnics(world)) == 1
+
+
+def test_an_unfinished_machine_gets_the_image_as_it_is_now(propolis, world, tmp_path):
+    world.kill("dladm", "create-vnic")
+    task = propolis.begin("vm", name="vm1", state="present", **propolis.defaults)
+    assert task.communicate(timeout=60)[0] == ""
+    image = tmp_path / "base.raw"
+    image.write_bytes(image.read_bytes()[:512] + b"another" * 512 + bytes(2 * MIB - 512 * 7))
+
+    propolis.vm(state="present", **propolis.defaults)
+
+    disk = world.folder / "zvol" / "rdsk" / "rpool" / "vms" / "vm1" / "disk0"
+    assert disk.read_bytes()[512:519] == b"another"
+
+
+@pytest.mark.parametrize(("program", "word"), [*MOMENTS, ("zfs", "list"), ("dladm", "show-vnic")])
+def test_a_program_that_fails_fails_the_task_and_a_new_machine_leaves_nothing(
+    propolis, world, program, word
+):
+    world.fail(program, word, "it is broken today")
+
+    result = propolis.refuse(state="started", **propolis.defaults)
+
+    assert "it is broken today" in json.dumps(result)
+    assert result.get("warnings", []) == []
+    assert propolis.info() == []
+    assert (volumes(world), vnics(world)) == ({}, {})
+
+
+@pytest.mark.parametrize("how", ["fail_ensure", "fail_start"])
+def test_a_start_that_fails_tells_the_servers_words(propolis, world, how):
+    propolis.vm(state="present")
+    settings(world, **{how: "the moon is in the way"})
+
+    result = propolis.refuse(state="started")
+
+    assert "the moon is in the way" in json.dumps(result["error"]["details"])
+    assert propolis.state() == "prepared"
+    settings(world)
+    assert propolis.vm(state="started")["vm"]["state"] == "running"
+
+
+REFUSED = [
+    ({"state": "suspended"}, "state=suspended"),
+    ({"cpu": "max"}, "cpu"),
+    ({"machine": "q35"}, "machine"),
+    ({"accelerator": "kvm"}, "accelerator"),
+    ({"ssh_port_range": "20000-20010"}, "ssh_port_range"),
+    ({"networks": [{"type": "user"}]}, "networks[0].type=user"),
+    ({"networks": [{"type": "vnic", "model": "e1000"}]}, "networks[0].model=e1000"),
+]
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(("options", "what"), REFUSED)
+def test_what_propolis_cannot_do_is_refused_before_anything_is_touched(
+    propolis, world, options, what, check
+):
+    result = propolis.refuse(check=check, **{**propolis.defaults, **options})
+
+    assert result["msg"] == f"{what} is not available on backend propolis."
+    assert result["error"]["code"] == "vm_manager.backend.unsupported"
+    assert world.calls() == []
+    assert propolis.files() == []
+
+
+def test_a_prediction_has_the_same_shape_as_with_qemu(propolis):
+    options = {"state": "started", "vcpus": 2, "check": True}
+
+    here = propolis.vm(**options)
+    there = propolis.vm(**{**options, "backend": "qemu"})
+
+    assert here["actions"] == there["actions"] == ["prepare", "start"]
+    for part in ("vm", "diff"):
+        assert here[part].keys() == there[part].keys()
+    assert here["diff"]["after"].keys() == there["diff"]["after"].keys()
+    assert propolis.files() == []
+
+
+def test_a_dataset_without_a_record_is_not_taken(propolis, world):
+    world.run("zfs", "create", "-p", "rpool/vms/vm1")
+
+    result = propolis.refuse(state="present", **propolis.defaults)
+
+    assert "rpool/vms/vm1" in result["msg"]
+    world.run("zfs", "destroy", "rpool/vms/vm1")
+
+
+def test_two_machines_share_the_image_and_nothing_else(propolis, world):
+    one, two = (propolis.vm(name)["vm"] for name in ("one", "two"))
+
+    assert one["console"]["path"] != two["console"]["path"]
+    assert len(vnics(world)) == 2
+    datasets = world.state()["datasets"]
+    assert len([name for name in datasets if "/images/" in name and "@" not in name]) == 1
+
+
+def test_machine_in_a_zone(propolis, world, tmp_path):
+    image = tmp_path / "zone.tar.gz"
+    image.write_bytes(b"a zone")
+    world.run("dladm", "create-etherstub", "vmctl0")
+    world.run("dladm", "create-vnic", "-l", "vmctl0", "vmctl1")
+    zone = {
+        "hosting": "zone",
+        "zone_image": str(image),
+        "zone_dir": str(world.zones),
+        "control_link": "vmctl0",
+        "control_network": "127.88.0.0/24",
+    }
+
+    refused = propolis.refuse(propolis=zone, **propolis.defaults)
+    assert "127.88.0.1" in refused["msg"]
+    assert "ipadm create-addr" in refused["error"]["help"]
+    world.run("ipadm", "create-addr", "-T", "static", "-a", "127.88.0.1/24", "vmctl1/v4")
+
+    vm = propolis.vm(propolis=zone, wait_for="ip")["vm"]
+
+    assert vm["console"]["path"].startswith("ws://127.88.0.2:12400/")
+    assert [found["state"] for found in world.state()["zones"].values()] == ["running"]
+    assert propolis.vm(propolis=zone)["changed"] is False
+    world.reboot()
+    assert propolis.state() == "stopped"
+    assert propolis.vm(state="restarted")["vm"]["state"] == "running"
+    assert propolis.vm(state="stopped", stop_timeout=0)["vm"]["state"] == "stopped"
+    assert propolis.vm(state="absent")["actions"] == ["destroy"]
+    assert world.state()["zones"] == {}
+    assert list(vnics(world)) == ["vmctl1"]
+    world.run("ipadm", "delete-addr", "vmctl1/v4")
+    world.run("dladm", "delete-vnic", "vmctl1")
+
+
+def test_guests_are_hosts_of_the_inventory(propolis, world, tmp_path):
+    propolis.vm("web", wait_for="ip")
+    propolis.vm("off", state="present")
+    source = tmp_path / "guests.hypervisor.yml"
+    folder = json.dumps(str(propolis.data_dir))
+    source.write_text(f"plugin: cloudnebula.hypervisor.vms\ndata_dir: {folder}\n")
+
+    listed = subprocess.run(
+        [
+            *(*propolis.prefix, sys.executable, "-m", "ansible", "inventory"),
+            *("-i", str(source), "--list"),
+        ],
+        env=propolis.environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert listed.stderr == ""
+    known = json.loads(listed.stdout)["_meta"]["hostvars"]
+    assert known["web"]["ansible_host"] == GUEST
+    assert known["web"]["vm_backend"] == "propolis"
+    assert "ansible_host" not in known.get("off", {})
+
+
+def test_other_hosts_are_asked_without_any_part_of_ansible(propolis, world):
+    propolis.vm("web", wait_for="ip")
+
+    asked = subprocess.run(
+        [*propolis.prefix, sys.executable, "-ISE", "-"],
+        input=build_program(str(propolis.data_dir), False, 20),
+        env=propolis.environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    (vm,) = read_answer(asked.stdout)["vms"]
+    assert (vm["state"], vm["ip_address"]) == ("running", GUEST)

@@ -1,0 +1,183 @@
+# Copyright: (c) 2026, CloudNebula contributors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write the tables of docs/backends.md: the planner is asked, for each option and backend, whether it would take it.
+
+Run it with ``tests/tools/run.sh python tests/tools/matrix.py`` after a backend's features have changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils import _arguments
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.changes import (
+    EFFECTS,
+    Effect,
+    option_name,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import Unsupported
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.features import Features
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.networks import (
+    MODELS,
+    AddressFilter,
+    Network,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.plan import (
+    Power,
+    make_plan,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.propolis import (
+    FIXED,
+    PropolisOptions,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
+    CloudInit,
+    PortRange,
+    VmSpec,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import Goal
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._noop.backend import (
+    NoopBackend,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._propolis.backend import (
+    PropolisBackend,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.backend import (
+    QemuBackend,
+)
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "backends.md"
+BACKENDS: Mapping[str, Features] = {
+    backend.tag: backend.features for backend in (QemuBackend, PropolisBackend, NoopBackend)
+}
+# For each option, a value that asks for something.
+ASKING: Mapping[str, Any] = {
+    "name": "web1",
+    "image": "/srv/images/a.raw",
+    "image_format": "raw",
+    "vcpus": 2,
+    "memory_mib": 2048,
+    "disk_size": 20 << 30,
+    "networks": (),
+    "addresses": AddressFilter(version=4),
+    "ssh_port_range": PortRange(),
+    "cloud_init": CloudInit(user="admin"),
+    "accelerator": "tcg",
+    "cpu": "max",
+    "machine": "q35",
+    "vnc": True,
+    "labels": {"tier": "web"},
+    "description": "text",
+    "image_checksum": "sha256:" + "0" * 64,
+    "propolis": PropolisOptions(pool="tank"),
+}
+
+
+def takes(features: Features, wish: Mapping[str, Any], goal: Goal = Goal.PRESENT) -> bool:
+    """Tell whether the planner takes such a wish for a new machine."""
+    spec = VmSpec(**{"name": "web1", "image": "/srv/images/a.raw", **wish})
+    try:
+        make_plan(spec, Power(goal), None, "x", features)
+    except Unsupported:
+        return False
+    return True
+
+
+def asked() -> Iterator[tuple[str, str, Mapping[str, Any], Goal]]:
+    """Yield the rows: the table, what users write, the wish, the goal."""
+    for field, effect in EFFECTS.items():
+        if field != "backend":
+            yield (
+                "options",
+                f"{option_name(field)}|{effect.value}",
+                {field: ASKING[field]},
+                Goal.PRESENT,
+            )
+    for goal in Goal:
+        yield "values", f"state={goal.value}", {}, goal
+    choices = _arguments.VM["networks"]["options"]
+    for kind in choices["type"]["choices"]:
+        cards = () if kind == "none" else (Network(type=kind),)
+        yield "values", f"networks[].type={kind}", {"networks": cards}, Goal.PRESENT
+    for model in MODELS:
+        yield "values", f"networks[].model={model}", {"model": model}, Goal.PRESENT
+    for name in _arguments.VM["accelerator"]["choices"]:
+        yield "values", f"accelerator={name}", {"accelerator": name}, Goal.PRESENT
+
+
+def answer(features: Features, wish: Mapping[str, Any], goal: Goal) -> str:
+    """Return a cell."""
+    if "model" in wish:  # on a network that the backend has anyway
+        card = Network(type=features.network_types[0], model=wish["model"])
+        wish = {"networks": (card,)}
+    return "yes" if takes(features, wish, goal) else "refused"
+
+
+def tables(backends: Mapping[str, Features] = BACKENDS) -> dict[str, str]:
+    """Return the tables by name, as Markdown."""
+    heads = {"options": ["option", "a change takes effect"], "values": ["value"]}
+    rows: dict[str, list[list[str]]] = {name: [] for name in heads}
+    for table, words, wish, goal in asked():
+        name, *effect = words.split("|")
+        shown = ", ".join(f"`{part}`" for part in name.split(", "))
+        cells = [answer(features, wish, goal) for features in backends.values()]
+        rows[table].append([shown, *effect, *cells])
+    found = {name: as_table([*heads[name], *backends], rows[name]) for name in heads}
+    found["defaults"] = as_table(["a new machine", *backends], list(defaults(backends)))
+    found["propolis"] = as_table(["suboption", "a change takes effect"], list(suboptions()))
+    return found
+
+
+def suboptions() -> Iterator[list[str]]:
+    """Yield when each suboption of the option propolis takes effect."""
+    for name in _arguments.VM["propolis"]["options"]:
+        effect = Effect.NEVER if name in FIXED else EFFECTS["propolis"]
+        yield [f"`propolis.{name}`", effect.value]
+
+
+def defaults(backends: Mapping[str, Features]) -> Iterator[list[str]]:
+    """Yield what a new machine gets where the task says nothing, as far as backends differ."""
+    specs = [features.completed(VmSpec(name="")) for features in backends.values()]
+    for field in EFFECTS:
+        values = [getattr(spec, field) for spec in specs]
+        if any(value != values[0] for value in values):
+            yield [f"`{option_name(field)}`", *map(show_default, values)]
+    yield ["needs an `image`", *("yes" if f.needs_image else "no" for f in backends.values())]
+
+
+def show_default(value: Any) -> str:
+    """Return a default as a page shows it."""
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return ", ".join(f"one of type `{network.type}`" for network in value)
+    if isinstance(value, PropolisOptions):
+        return ", ".join(f"`{key}: {item}`" for key, item in vars(value).items() if item)
+    return f"`{value}`"
+
+
+def as_table(heads: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (heads, *rows)]
+    return "\n".join([lines[0], "|---" * len(heads) + "|", *lines[1:]])
+
+
+def renewed(page: str, found: Mapping[str, str]) -> str:
+    """Return the page with its tables replaced; each stands between two comments that name it."""
+    for name, table in found.items():
+        begin, end = f"<!-- table: {name} -->", f"<!-- end of table: {name} -->"
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        count = len(pattern.findall(page))
+        if count != 1:
+            raise ValueError(f"{count} places for the table {name}")
+        before, after = pattern.split(page)
+        page = f"{before}{begin}\n\n{table}\n\n{end}{after}"
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(renewed(PAGE.read_text(), tables()))
