@@ -252,6 +252,12 @@ REFUSED = [
     ({"accelerator": "kvm"}, "accelerator"),
     ({"ssh_port_range": "20000-20010"}, "ssh_port_range"),
     ({"networks": [{"type": "user"}]}, "networks[0].type=user"),
+    ({"networks": [{"type": "vnic", "connected": False}]}, "networks[0].connected=false"),
+    ({"disks": [{"name": "data", "size": "1GiB"}]}, "disks"),
+    ({"firmware": "uefi"}, "firmware"),
+    ({"tpm": True}, "tpm"),
+    ({"autostart": True}, "autostart"),
+    ({"cdrom": ""}, "cdrom"),
     ({"networks": [{"type": "vnic", "model": "e1000"}]}, "networks[0].model=e1000"),
 ]
 

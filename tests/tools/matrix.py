@@ -19,8 +19,12 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.chang
     Effect,
     option_name,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.disks import Disk
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import Unsupported
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.features import Features
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.folders import (
+    SharedFolder,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.networks import (
     MODELS,
     AddressFilter,
@@ -74,6 +78,27 @@ ASKING: Mapping[str, Any] = {
     "description": "text",
     "image_checksum": "sha256:" + "0" * 64,
     "propolis": PropolisOptions(pool="tank"),
+    "disks": (Disk("data", size=1 << 30).completed(),),
+    "cdrom": "/srv/images/a.iso",
+    "vcpus_max": 8,
+    "memory_max_mib": 8192,
+    "firmware": "uefi",
+    "secure_boot": True,
+    "tpm": True,
+    "kernel": "/srv/images/vmlinuz",
+    "initrd": "/srv/images/initrd",
+    "kernel_cmdline": "quiet",
+    "smbios": {"product": "lab"},
+    "shared_folders": (SharedFolder("work", "/srv/work"),),
+    "qemu_args": ("-no-hpet",),
+    "autostart": True,
+    "clone_from": "web0",
+}
+# What an option makes no sense without.
+WITH: Mapping[str, Mapping[str, Any]] = {
+    "secure_boot": {"firmware": "uefi"},
+    "initrd": {"kernel": "/srv/images/vmlinuz"},
+    "kernel_cmdline": {"kernel": "/srv/images/vmlinuz"},
 }
 
 
@@ -94,7 +119,7 @@ def asked() -> Iterator[tuple[str, str, Mapping[str, Any], Goal]]:
             yield (
                 "options",
                 f"{option_name(field)}|{effect.value}",
-                {field: ASKING[field]},
+                {**WITH.get(field, {}), field: ASKING[field]},
                 Goal.PRESENT,
             )
     for goal in Goal:

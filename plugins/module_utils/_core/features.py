@@ -19,7 +19,14 @@ _NO_HOTPLUG = Hotplug()
 # An option at this value asks for nothing.
 _NEUTRAL: Mapping[str, Any] = {
     **{"accelerator": "auto", "vnc": False, "secure_boot": False, "tpm": False, "smbios": {}},
-    **{"kernel": "", "initrd": "", "kernel_cmdline": "", "shared_folders": (), "qemu_args": (), "autostart": False},
+    **{
+        "kernel": "",
+        "initrd": "",
+        "kernel_cmdline": "",
+        "shared_folders": (),
+        "qemu_args": (),
+        "autostart": False,
+    },
 }
 
 
@@ -29,6 +36,7 @@ class Features:
 
     suspend: bool = False
     network_types: tuple[str, ...] = ()
+    cables: bool = True  # network cards may be without a cable
     network_models: tuple[str, ...] = tuple(MODELS)
     accelerators: tuple[str, ...] = ()
     needs_image: bool = True

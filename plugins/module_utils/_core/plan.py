@@ -246,6 +246,8 @@ def _check_features(wish: VmSpec, spec: VmSpec, goal: Goal, tag: str, features: 
             raise _unsupported(f"networks[{index}].type={network.type}", tag)
         if network.model not in features.network_models:
             raise _unsupported(f"networks[{index}].model={network.model}", tag)
+        if not network.connected and not features.cables:
+            raise _unsupported(f"networks[{index}].connected=false", tag)
     if goal is Goal.SUSPENDED and not features.suspend:
         raise _unsupported("state=suspended", tag)
     if spec.accelerator not in (None, "auto", *features.accelerators):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from .._core.errors import (
 from .._core.features import Features
 from .._core.handle import VmHandle
 from .._core.layout import CONSOLE_LOG
+from .._core.live import Change
 from .._core.networks import Network
 from .._core.propolis import PROPOLIS_DEFAULTS
 from .._core.spec import VmSpec
@@ -48,6 +50,13 @@ _AGAIN = 1.0  # seconds between two looks for an address
 _CONSOLE_BYTES = 1 << 20
 
 
+_UNSUPPORTED = (
+    *("ssh_port_range", "accelerator", "cpu", "machine", "firmware", "secure_boot", "tpm"),
+    *("kernel", "initrd", "kernel_cmdline", "smbios", "shared_folders", "qemu_args"),
+    *("disks", "cdrom", "vcpus_max", "memory_max_mib", "autostart", "clone_from"),
+)
+
+
 class PropolisBackend:
     """The backend ``propolis``."""
 
@@ -55,7 +64,8 @@ class PropolisBackend:
     features = Features(
         network_types=("vnic",),
         network_models=("virtio",),
-        unsupported=("ssh_port_range", "accelerator", "cpu", "machine"),
+        cables=False,
+        unsupported=_UNSUPPORTED,
         defaults=VmSpec(name="", networks=(Network(type="vnic"),), propolis=PROPOLIS_DEFAULTS),
     )
 
@@ -109,6 +119,18 @@ class PropolisBackend:
             how = "sigkill"  # a server that hangs has to be ended with its machine
         self._clean_up(vm)
         return self._store.save(vm.evolve(state=VmState.STOPPED, stopped_by=how or vm.stopped_by))
+
+    def change(self, vm: VmHandle, changes: Sequence[Change], running: VmSpec) -> VmHandle:
+        """Raise ``Unsupported``: the server changes nothing of a running machine."""
+        raise Unsupported("changing a running machine is not available on backend propolis.")
+
+    def discard(self, vm: VmHandle, names: Sequence[str]) -> VmHandle:
+        """Return the record: a machine has no disks besides its own."""
+        return vm
+
+    def rename(self, vm: VmHandle, name: str) -> VmHandle:
+        """Raise ``Unsupported``: volumes, links and services have the name."""
+        raise Unsupported("new_name is not available on backend propolis.", option="new_name")
 
     def suspend(self, vm: VmHandle) -> VmHandle:
         """Raise ``Unsupported``: the server has no such thing."""
