@@ -301,6 +301,17 @@ def test_a_guest_that_does_not_let_go_is_asked_again_and_told_of(tmp_path, guest
     assert set(names(model.did)) == {"device_del"}, "what the device uses stays"
 
 
+def test_a_device_without_a_port_of_its_own_is_told_of_at_once(tmp_path):
+    model = Model()
+
+    def refuse(events, id):
+        raise ValueError("Bus 'pcie.0' does not support hotplugging")
+
+    model.device_del = refuse
+    with pytest.raises(ChangeFailed, match=r"remove disk data.*does not support hotplugging"):
+        make(tmp_path, model, Change("remove_disk", "data"))
+
+
 def test_a_guest_that_lets_go_late_is_noticed_without_its_event(tmp_path):
     model = Model("deaf")
     answered = model.qom_list
