@@ -726,3 +726,17 @@ def test_a_short_path_leads_to_the_same_file(tmp_path):
         assert len(path) < 40
         with open(path) as stream:
             assert stream.read() == "here"
+
+
+def test_a_lock_that_a_killed_removal_left_is_not_settled(store):
+    with store.lock("web1", 1.0):
+        pass
+    assert store.is_settled("web1")
+
+    left = os.path.join(store.folder, ".web1.lock")
+    os.close(os.open(left, os.O_CREAT, 0o600))
+
+    assert not store.is_settled("web1")
+    with store.lock("web1", 1.0):
+        pass
+    assert not os.path.exists(left)

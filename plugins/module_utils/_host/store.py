@@ -150,7 +150,10 @@ class Store:
 
     def is_settled(self, name: str) -> bool:
         """Tell whether no other task works on a machine, and no killed one left a removal unfinished."""
-        return not os.path.isdir(self._trash(name)) and not is_taken(self._lock_file(name))
+        lock = self._lock_file(name)
+        if os.path.isdir(self._trash(name)) or is_taken(lock):
+            return False
+        return os.path.exists(self.work_dir(name)) or not os.path.exists(lock)
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float) -> Iterator[None]:
