@@ -65,10 +65,10 @@ def at_boot(words: Sequence[str]) -> int:
         task = Task(params)
         result = _carry_out(task, _router(params), _read(params), None)
     except VmError as exc:
-        print(f"{exc.message} {exc.help}", file=sys.stderr)  # noqa: T201  # read by the journal
+        sys.stderr.write(f"{exc.message} {exc.help}\n")  # read by the journal
         return 1
     said = [f"{name}: {', '.join(result['actions']) or 'nothing to do'}", *task.warnings]
-    print("\n".join(said))  # noqa: T201
+    sys.stdout.write("\n".join((*said, "")))
     return 0
 
 

@@ -351,7 +351,8 @@ options:
     default: false
   cdrom:
     description:
-      - Path of an ISO image on the hypervisor host that lies in the CD-ROM drive. An empty string is an empty drive. A new machine has no drive unless this is given.
+      - Path of an ISO image on the hypervisor host that lies in the CD-ROM drive. An empty string is an empty drive.
+      - A new machine has no drive unless this is given.
       - The medium is changed while the machine runs. A machine without a drive gets one at its next start, and keeps it.
     type: str
   vcpus_max:
@@ -602,7 +603,8 @@ vm:
       elements: dict
     networks:
       description: >-
-          Its network cards, each with what it was given, C(name), C(type), C(bridge), C(interface), C(link), C(vlan), C(model), C(mtu), C(connected) and C(port_forwards),
+          Its network cards, each with what it was given, C(name), C(type), C(bridge), C(interface), C(link), C(vlan),
+          C(model), C(mtu), C(connected) and C(port_forwards),
           its C(mac), and the C(ip_addresses) that are the guest's for sure.
       type: list
       elements: dict

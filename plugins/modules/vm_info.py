@@ -105,7 +105,8 @@ vms:
       elements: dict
     networks:
       description: >-
-          Its network cards, each with what it was given, C(name), C(type), C(bridge), C(interface), C(link), C(vlan), C(model), C(mtu), C(connected) and C(port_forwards),
+          Its network cards, each with what it was given, C(name), C(type), C(bridge), C(interface), C(link), C(vlan),
+          C(model), C(mtu), C(connected) and C(port_forwards),
           its C(mac), and the C(ip_addresses) that are the guest's for sure.
       type: list
       elements: dict

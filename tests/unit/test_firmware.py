@@ -114,8 +114,8 @@ class Host:
         for folder in self.folders:
             os.mkdir(folder)
 
-    def describe(self, file, features=PLAIN, folder=0, there=True):
-        told = description(features)
+    def describe(self, file, features=None, folder=0, there=True):
+        told = description(PLAIN if features is None else features)
         for part in ("executable", "nvram-template"):
             file_path = self.path / f"{file}-{folder}.{part}"
             told["mapping"][part]["filename"] = str(file_path)

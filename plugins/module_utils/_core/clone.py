@@ -19,18 +19,17 @@ def clone_wish(wish: VmSpec, source: Vm | None, tag: str, features: Features) ->
     """Return the wish for a new machine with what it leaves open taken from ``source``; raise if that cannot be cloned."""
     if not features.clone:
         raise Unsupported(f"clone_from is not available on backend {tag}.", option="clone_from")
-    check_source(wish, source)
-    assert source is not None
-    base = source.handle.spec
+    found = check_source(wish, source)
+    base = found.handle.spec
     cards = tuple(replace(card, mac=None) for card in base.networks or ())
     cloud_init = replace(base.cloud_init or CloudInit(), hostname=None)
     base = replace(base, networks=cards, cloud_init=cloud_init, autostart=False, backend=tag)
-    size = wish.disk_size or source.handle.disk_bytes
+    size = wish.disk_size or found.handle.disk_bytes
     return replace(wish.over(base), disk_size=size)
 
 
-def check_source(wish: VmSpec, source: Vm | None) -> None:
-    """Raise if a machine cannot be made from ``source`` right now."""
+def check_source(wish: VmSpec, source: Vm | None) -> Vm:
+    """Return the machine ``source``; raise if none can be made from it right now."""
     if source is None:
         raise InvalidSpec(f"clone_from: there is no VM '{wish.clone_from}'.", option="clone_from")
     if source.state not in (VmState.PREPARED, VmState.STOPPED):
@@ -47,3 +46,4 @@ def check_source(wish: VmSpec, source: Vm | None) -> None:
             "A disk only grows.",
             option="disk_size",
         )
+    return source
