@@ -502,7 +502,8 @@ def test_ssh_is_not_waited_for_where_the_running_guest_has_no_network(idle):
     before = idle.record().read_bytes()
 
     for check in (True, False):
-        result = idle.refuse(networks=[{"type": "user"}], wait_for="ssh", check=check)
+        later = {"networks": [{"type": "user"}], "apply": "next_start"}
+        result = idle.refuse(**later, wait_for="ssh", check=check)
         assert result["error"]["details"] == {"option": "wait_for"}
         assert "state=restarted" in result["error"]["help"]
 
