@@ -399,5 +399,5 @@ def test_nothing_is_left_out(record_property):
         "module",
         *ELSEWHERE.values(),
     }
-    assert counts["not run"] <= 5
+    assert counts["not run"] <= 7
     assert min(counts["run"], counts["noop"], counts["file"]) > 5

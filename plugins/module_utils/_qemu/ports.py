@@ -5,7 +5,7 @@
 """PCI ports that devices are plugged into and taken out of while the machine runs. Pure.
 
 The bus of a q35 board itself takes no device at run time, each root port takes one. Each also costs a guest that boots
-some time, half a percent under emulation; disks on virtio-scsi need none.
+a little time; disks on virtio-scsi need none.
 """
 
 from __future__ import annotations
