@@ -36,16 +36,26 @@ MOST_WORKERS = 8
 # What takes longest begins first, so that no worker is left with a long file at the end. Files that are not named here
 # come after these, those with real machines before the unit tests.
 LONGEST_FIRST = (
+    "test_guest_debian.py",
     "test_nat_bridge.py",
     "test_faults.py",
-    "test_lifecycle.py",
-    "test_inventory_many.py",
-    "test_inventory.py",
     "test_examples.py",
-    "test_networks.py",
+    "test_lifecycle.py",
+    "test_propolis_lifecycle.py",
+    "test_inventory_many.py",
     "test_quickstart.py",
-    "test_addresses.py",
+    "test_inventory.py",
+    "test_networks.py",
+    "test_role_illumos.py",
+    "test_firmware_real.py",
+    "test_converge_guest.py",
+    "test_progress.py",
+    "test_images_module.py",
+    "test_illumos_doors.py",
     "test_roles.py",
+    "test_clone_real.py",
+    "test_images_registry.py",
+    "test_addresses.py",
 )
 
 
