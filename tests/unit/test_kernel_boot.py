@@ -49,6 +49,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.kerne
     check_kernel,
     pin_machine_type,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.ports import PORTS
 from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import minimal_handle
 
 FDS = Descriptors(qmp=11, debug=12, console=13, agent=14, console_log=15)
@@ -318,4 +319,4 @@ def test_the_exact_type_is_recorded_once_for_each_name(monkeypatch):
     assert first.spec == vm.spec
     pinned = first.evolve(spec=replace(first.spec, networks=()))
     assert values(build_argv(pinned, LAUNCH), "-machine") == ["pc-q35-8.1,dump-guest-core=off"]
-    assert json.dumps(build_argv(pinned, LAUNCH)).count("pcie-root-port") == 16
+    assert json.dumps(build_argv(pinned, LAUNCH)).count("pcie-root-port") == PORTS
