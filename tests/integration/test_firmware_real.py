@@ -130,9 +130,10 @@ def test_tpm_is_part_of_its_machine(idle):
     first = idle.vm(tpm=True)
     assert foreseen["diff"] == first["diff"]
     lock = idle.folder() / "tpm.lock"
+    state = idle.folder() / "tpm" / "tpm2-00.permall"
+    wait_until(lambda: len(holders(lock)) == 1 and state.exists())
     (tpm,) = holders(lock)
     assert oct((idle.folder() / "tpm").stat().st_mode & 0o777) == "0o700"
-    state = idle.folder() / "tpm" / "tpm2-00.permall"
     made = state.read_bytes()
 
     os.kill(tpm, signal.SIGKILL)
@@ -143,6 +144,7 @@ def test_tpm_is_part_of_its_machine(idle):
 
     again = idle.vm(state="restarted", force=True)
     assert again["warnings"] == []
+    wait_until(lambda: len(holders(lock)) == 1)
     (second,) = holders(lock)
     assert second != tpm
     assert len(state.read_bytes()) == len(made)
