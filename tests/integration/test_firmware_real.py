@@ -31,11 +31,20 @@ def kernel(smoke_image):
 def holders(path: Path) -> list[int]:
     """Return the processes that have a file open."""
     found = []
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with contextlib.suppress(OSError):
-            if os.path.samefile(link, path):
-                found.append(int(link.parts[2]))
-    return sorted(set(found))
+    for process in os.listdir("/proc"):
+        if process.isdigit():
+            with contextlib.suppress(OSError):  # a process may end while it is looked at
+                descriptors = os.listdir(f"/proc/{process}/fd")
+                if any(_same(f"/proc/{process}/fd/{number}", path) for number in descriptors):
+                    found.append(int(process))
+    return sorted(found)
+
+
+def _same(link: str, path: Path) -> bool:
+    try:
+        return os.path.samefile(link, path)
+    except OSError:
+        return False  # it was closed meanwhile
 
 
 def console(hypervisor) -> str:
