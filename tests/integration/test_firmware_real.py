@@ -91,6 +91,28 @@ def test_guest_sees_uefi_tpm_smbios_and_shared_folder_and_nothing_outlives_its_q
     assert guests.files() == []
 
 
+def test_guest_and_host_work_in_one_folder_until_the_machine_is_gone(guests, kernel, tmp_path):
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    (folder / "from_host").write_text("hello guest\n")
+    shared = [{"name": "work", "path": str(folder)}]
+    vm = guests.vm(**kernel, shared_folders=shared, wait_for="ssh")["vm"]
+
+    in_guest(vm, "sudo mount -t virtiofs work /mnt")
+    assert in_guest(vm, "cat /mnt/from_host") == "hello guest\n"
+    in_guest(vm, "echo as root | sudo tee /mnt/by_root && echo as vm >/mnt/by_vm")
+    (folder / "later").write_text("more\n")
+    assert in_guest(vm, "cat /mnt/later; rm /mnt/from_host") == "more\n"
+
+    written = {path.name: path.read_text() for path in folder.iterdir()}
+    assert written == {"by_root": "as root\n", "by_vm": "as vm\n", "later": "more\n"}
+    assert (folder / "by_root").stat().st_uid == os.geteuid()
+    assert (folder / "by_vm").stat().st_uid == int(in_guest(vm, "id -u"))
+    guests.vm(state="absent", force=True)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(written)
+
+
 def test_secure_boot_lets_only_signed_systems_in_and_keeps_variables_of_its_own(guests):
     first = guests.vm(firmware="uefi", secure_boot=True, memory="256")["vm"]
     exact = machine_type(first)

@@ -167,12 +167,18 @@ def _environment() -> dict[str, str]:
 
 
 def _listen(path: str) -> int:
+    """Return a listening socket that nobody is ever kept waiting on.
+
+    Two threads of QEMU may go to take the same client: the monitor's, and the main one while it hands the socket over
+    to that. The one that comes second must find nothing. Were it to wait, that QEMU would never answer a command.
+    """
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, short_path(path) as address:
         listener.bind(address)
         os.chmod(path, 0o600)
         listener.listen(1)
+        listener.setblocking(False)
         return listener.detach()
 
 

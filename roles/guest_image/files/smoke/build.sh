@@ -36,7 +36,7 @@ export SOURCE_DATE_EPOCH=$EPOCH E2FSPROGS_FAKE_TIME=$EPOCH TZ=UTC
 readonly DISK_MODULES="ext4 virtio_pci virtio_mmio virtio_blk"
 readonly OTHER_DISK_MODULES="virtio_scsi sd_mod nvme ahci ata_piix"
 readonly GUEST_MODULES="virtio_rng virtio_net isofs vfat nls_ascii nls_cp437 virtio_scsi sd_mod ata_piix sr_mod button evdev virtio_console \
-virtio_balloon"
+virtio_balloon virtiofs"
 
 main() {
     local image=$1
