@@ -14,11 +14,13 @@ from typing import Any
 from ._core.errors import ImageNotFound, InvalidSpec
 from ._host.store import default_data_dir
 from ._image.checksum import parse_checksum
+from ._image.content import opened
 from ._image.entry import Entry
-from ._image.intake import Progress
+from ._image.inspect import Image, inspect_image
 from ._image.library import ImageLibrary, Pruned
 from ._image.oci_auth import Access
 from ._image.progress import reporting
+from ._image.provide import prove
 from ._image.source import ImageSource, parse_source
 from ._image.uses import Uses, look_for_uses
 from ._image.wish import ImageWish, settled
@@ -83,7 +85,7 @@ def read_image_wish(params: Mapping[str, Any]) -> ImageWish:
     checksum = params.get("checksum")
     return ImageWish(
         source=parse_source(params["image"]),
-        checksum=parse_checksum(checksum, "checksum") if checksum else None,
+        checksum=None if checksum is None else parse_checksum(checksum, "checksum"),
         image_format=params.get("image_format"),
         target_format=params.get("target_format"),
         update=params["update"],
@@ -100,9 +102,11 @@ def read_image_wish(params: Mapping[str, Any]) -> ImageWish:
 def _present(task: Task, library: ImageLibrary) -> dict[str, Any]:
     wish = read_image_wish(task.params)
     before = {entry.path for entry in library.entries()}
-    entry = _kept_already(library, wish.source)
+    entry = _named_itself(library, wish)
     if entry is None and task.check_mode:
         entry = library.foresee(wish)
+        if entry is None:
+            _look_for_file(task, wish.source)
     elif entry is None:
         with reporting() as progress:
             entry = library.ensure(wish, progress)
@@ -136,7 +140,6 @@ def _pruned(task: Task, library: ImageLibrary) -> dict[str, Any]:
 
 
 def _pushed(task: Task, library: ImageLibrary) -> dict[str, Any]:
-    from ._image.inspect import inspect_image
     from ._image.oci import foresee_push, push
     from ._image.oci_reference import parse_reference
 
@@ -145,26 +148,17 @@ def _pushed(task: Task, library: ImageLibrary) -> dict[str, Any]:
         raise InvalidSpec("destination: state=pushed needs one.", option="destination")
     reference = parse_reference(destination, "destination")
     wish = read_image_wish(task.params)
-    path, image_format = wish.source.text, wish.image_format
-    if wish.source.kind != "path":
-        entry = library.find(wish)
-        if entry is None and task.check_mode:
-            return _pushed_later(str(reference))
-        if entry is None:
-            raise ImageNotFound(
-                f"image: {wish.source.shown} is not among the fetched images.",
-                "Fetch it first, with state=present.",
-                option="image",
-            )
-        path, image_format = entry.path, entry.format
-    if task.check_mode and not os.path.exists(path):
-        return _pushed_later(str(reference))
-    image = inspect_image(path, image_format)
+    try:
+        image = _image_to_push(library, wish)
+    except ImageNotFound as exc:
+        if not task.check_mode:
+            raise
+        return _pushed_later(task, str(reference), exc)
     if task.check_mode:
-        pushed = foresee_push(path, reference, wish.access, image.format)
+        pushed = foresee_push(image.path, reference, wish.access, image.format)
     else:
         with reporting() as progress:
-            pushed = push(path, reference, wish.access, image.format, _phase("upload", progress))
+            pushed = push(image.path, reference, wish.access, image.format, progress)
     shown = {"reference": pushed.reference, "digest": pushed.digest}
     return {
         "changed": pushed.changed,
@@ -173,14 +167,33 @@ def _pushed(task: Task, library: ImageLibrary) -> dict[str, Any]:
     }
 
 
-def _pushed_later(reference: str) -> dict[str, Any]:
-    """Return what is known of the push of an image that an earlier task would fetch."""
+def _image_to_push(library: ImageLibrary, wish: ImageWish) -> Image:
+    """Return the file that is pushed as it is; raise what says that it is not here, or not what the task says."""
+    if wish.source.kind != "path":
+        entry = library.find(wish)
+        if entry is None:
+            raise ImageNotFound(
+                f"image: {wish.source.shown} is not among the fetched images.",
+                "Fetch it first, with state=present.",
+                option="image",
+            )
+        return inspect_image(entry.path, entry.format)
+    image = inspect_image(wish.source.text, wish.image_format)
+    if wish.target_format not in (None, image.format):
+        raise InvalidSpec(
+            f"target_format: {image.path} is {image.format}, and files are pushed as they are.",
+            "Convert it first, with state=present, and push the path that is returned.",
+            option="target_format",
+        )
+    prove(wish, image.path)
+    return image
+
+
+def _pushed_later(task: Task, reference: str, missing: ImageNotFound) -> dict[str, Any]:
+    """Return what is known of the push of an image that an earlier task would bring."""
+    _warn_of(task, missing)
     shown = {"reference": reference, "digest": None}
     return {"changed": True, "pushed": shown, **_diff({}, shown)}
-
-
-def _phase(phase: str, progress: Progress) -> Callable[[int, int | None], None]:
-    return lambda done, total: progress(phase, done, total)
 
 
 def _diff(before: Any, after: Any) -> dict[str, Any]:
@@ -204,8 +217,31 @@ def _uses(task: Task, library: ImageLibrary) -> Uses:
     return uses
 
 
+def _named_itself(library: ImageLibrary, wish: ImageWish) -> Entry | None:
+    """Return the image whose own file is named, so that it is not fetched from itself, unless to be converted."""
+    entry = _kept_already(library, wish.source)
+    if entry is None or wish.target_format not in (None, entry.format):
+        return None
+    prove(wish, entry.path)
+    return entry
+
+
+def _look_for_file(task: Task, source: ImageSource) -> None:
+    """Warn if a file of this host is to be brought in and is not there."""
+    if source.local_path is not None:
+        try:
+            with opened(source.local_path):
+                pass
+        except ImageNotFound as exc:
+            _warn_of(task, exc)
+
+
+def _warn_of(task: Task, missing: ImageNotFound) -> None:
+    task.warnings.append(f"This task would fail now, unless an earlier one changes that: {missing}")
+
+
 def _kept_already(library: ImageLibrary, source: ImageSource) -> Entry | None:
-    """Return the image whose own file is named, so that it is not fetched from itself."""
+    """Return the image whose own file is named."""
     return next((entry for entry in library.entries() if entry.path == source.local_path), None)
 
 

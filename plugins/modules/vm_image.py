@@ -50,7 +50,7 @@ options:
     description:
       - V(present) makes sure that the image is on the host.
       - V(absent) removes all versions that were fetched from O(image). It fails if the disk of a machine rests on one, and names the machines.
-      - V(pruned) removes all images that no machine in O(data_dir) uses, and what is left of downloads that broke off.
+      - V(pruned) removes all images that no machine in O(data_dir) uses, and what is left of runs that were cut off.
       - V(pushed) uploads an image that is on the host to O(destination).
     type: str
     choices: [present, absent, pruned, pushed]
@@ -63,12 +63,14 @@ options:
     type: str
   image_format:
     description:
-      - Format of the image at its source. If left out, it is told by the content. A raw disk without a boot sector is accepted only if V(raw) is said.
+      - Format of the image at its source. If left out, the layer's type in a registry tells it, or else the content.
+      - A raw disk without a boot sector is accepted only if V(raw) is said.
     type: str
     choices: [qcow2, raw, vmdk, vdi, vhdx, vpc]
   target_format:
     description:
       - Format in which the image is kept. By default, a raw disk stays raw and all others become qcow2.
+      - With O(state=pushed), nothing is converted. It fails if a file is in another format.
     type: str
     choices: [qcow2, raw]
   update:
@@ -201,7 +203,7 @@ images:
   type: list
   elements: dict
 left_over:
-  description: Files of downloads that broke off, which were (in check mode, would be) removed.
+  description: Files of runs that were cut off, which were (in check mode, would be) removed.
   returned: success with O(state=pruned)
   type: list
   elements: str

@@ -11,13 +11,11 @@ import subprocess
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.tests.unit.image_server import (
-    BOOT_SECTOR,
     ImageServer,
     digest,
     status,
 )
-
-HALT = (bytes([0xF4, 0xEB, 0xFD]) + BOOT_SECTOR[3:]).ljust(1024 * 1024, b"\0")  # hlt; jmp to it
+from conftest import HALT
 
 
 @pytest.fixture

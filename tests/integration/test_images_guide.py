@@ -12,13 +12,11 @@ import pytest
 import yaml
 from ansible_collections.cloudnebula.hypervisor.plugins.modules import vm_image
 from ansible_collections.cloudnebula.hypervisor.tests.unit.image_server import (
-    BOOT_SECTOR,
     ImageServer,
     digest,
 )
-from conftest import ROOT, ansible, play
+from conftest import HALT, ROOT, ansible, play
 
-HALT = (bytes([0xF4, 0xEB, 0xFD]) + BOOT_SECTOR[3:]).ljust(1024 * 1024, b"\0")  # hlt; jmp to it
 GUIDE = (ROOT / "docs" / "images.md").read_text()
 BLOCK = re.compile(
     r"(?:^<!-- example: ([^\n]*) -->\n)?^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL

@@ -158,6 +158,7 @@ def test_secrets_stay_out_of_results_records_and_files(hypervisor, task, server)
         ({"image": "https://me:secret@example.org/x"}, "image"),
         ({"image": "debain-12"}, "image"),
         ({"image": "/x", "checksum": "sha1:abc"}, "checksum"),
+        ({"image": "/x", "checksum": ""}, "checksum"),
         ({"image": "/x", "timeout": 0}, "timeout"),
         ({"image": "/x", "username": "me"}, "password"),
         ({"image": "/x", "headers": {"A": "b\r\nHost: c"}}, "headers"),
@@ -190,6 +191,28 @@ def test_a_path_is_imported_and_its_copy_is_known(hypervisor, task, tmp_path):
     assert (again["changed"], again["image"]) == (False, made["image"])
     assert shown == images_of(hypervisor, image=made["image"]["path"]) == [made["image"]]
     assert source.read_bytes() == DISK
+
+
+def test_options_count_for_a_fetched_image_that_is_named_by_its_path(hypervisor, task, server):
+    kept = task(image=server.url())["image"]
+
+    for check in (True, False):
+        refused(
+            hypervisor.run("vm_image", image=kept["path"], checksum=digest(OTHER), check=check),
+            "vm_manager.image.checksum_mismatch",
+        )
+    assert not task(image=kept["path"], checksum=digest(DISK, "sha512"))["changed"]
+    other = task(image=kept["path"], target_format="qcow2")["image"]
+
+    assert (other["format"], other["source_format"]) == ("qcow2", "raw")
+    assert len(images_of(hypervisor)) == 2
+
+
+def test_check_mode_tells_that_a_file_is_missing(hypervisor, task, tmp_path):
+    foreseen = task(image=str(tmp_path / "none.vmdk"), check=True)
+
+    assert foreseen["changed"]  # an earlier task may make it
+    assert "none.vmdk does not exist" in " ".join(foreseen["warnings"])
 
 
 @pytest.mark.parametrize("kind", ["vmdk", "vdi", "vhdx"])

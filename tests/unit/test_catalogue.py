@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -23,6 +24,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.sour
     parse_source,
 )
 
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "images.md"
 INTEL_ONLY = {"omnios-r151058"}
 ALL = [
     (name, machine)
@@ -45,12 +47,20 @@ def test_entry_can_be_fetched_and_verified(name, machine):
     assert "{" not in entry.url + entry.checksum_url
     assert re.search(r"\.(qcow2|img|qcow2\.xz)$", image.path)
     assert entry.image_format == "qcow2"
-    assert name.startswith(entry.user) or entry.user == "almalinux"
+    assert name.startswith(entry.user)
 
 
 @pytest.mark.parametrize("name", names())
 def test_name_is_taken_for_one_by_the_option_image(name):
     assert parse_source(name).kind == "name"
+
+
+def test_the_guide_lists_what_there_is():
+    section = GUIDE.read_text().partition("## Well-known images")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| `([^`]+)` \|$", section, re.MULTILINE)
+
+    machines = {name: ", ".join(m for n, m in ALL if n == name) for name in names()}
+    assert rows == [(name, machines[name], find_image(name, "x86_64").user) for name in names()]
 
 
 def test_no_two_entries_are_the_same_file():

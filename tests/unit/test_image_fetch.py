@@ -20,6 +20,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.error
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image import (
     download,
+    transfer,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.checksum import (
     Checksum,
@@ -254,6 +255,22 @@ def test_without_a_name_of_the_version_nothing_is_gone_on_with(server, part):
     assert [asked.range for asked in server.asked] == [None, None]
 
 
+def test_a_weak_name_of_the_version_is_not_enough_to_go_on(server, part):
+    def cut_off(handler):
+        handler.send_response(200)
+        handler.send_header("ETag", 'W/"1"')
+        handler.send_header("Content-Length", str(len(DISK)))
+        handler.end_headers()
+        handler.wfile.write(DISK[:MIB])
+
+    server.faults = [cut_off]
+
+    get(server, part)
+
+    assert part.read_bytes() == DISK
+    assert [asked.range for asked in server.asked] == [None, None]
+
+
 def test_a_known_digest_is_enough_to_go_on(server, part):
     server.etags = False
     server.faults = [cut(MIB)]
@@ -307,6 +324,33 @@ def test_fault_a_server_that_goes_on_with_another_version_is_not_believed(server
 
     assert part.read_bytes() == DISK
     assert server.asked[2].range is None
+
+
+WHOLE = len(DISK)
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        f"bytes {MIB - 1}-{WHOLE - 1}/{WHOLE}",
+        f"bytes {MIB + 1}-{WHOLE - 1}/{WHOLE}",
+        f"bytes {MIB}-{WHOLE - 1}/{WHOLE + 1}",
+        f"lines {MIB}-{WHOLE - 1}/{WHOLE}",
+        "",
+    ],
+)
+def test_fault_a_server_that_sends_another_part_than_asked_for_is_not_believed(
+    server, part, answered
+):
+    def send_another_part(handler):
+        handler.answer(206, DISK[MIB:], Content_Range=answered, ETag=server_etag())
+
+    server.faults = [cut(MIB), send_another_part]
+
+    get(server, part)
+
+    assert part.read_bytes() == DISK
+    assert [asked.range for asked in server.asked] == [None, f"bytes={MIB}-", None]
 
 
 @pytest.mark.parametrize("extra", [1, MIB])
@@ -533,6 +577,15 @@ def test_a_list_without_end_is_an_error(server):
     url = server.serve(bytes(5 * MIB), "/SHA256SUMS")
 
     with pytest.raises(ChecksumUnknown, match="longer than"):
+        fetch_list(parse_source(url), {}, 5)
+
+
+def test_fault_a_list_that_comes_by_drops_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(transfer, "PATIENCE", 0.3)
+    url = server.serve(bytes(MIB), "/SHA256SUMS")
+    server.faults = [trickling]
+
+    with pytest.raises(ChecksumUnknown, match="not there after"):
         fetch_list(parse_source(url), {}, 5)
 
 

@@ -426,6 +426,19 @@ def test_a_record_without_its_image_counts_for_nothing(images, server):
     assert len(server.asked) == 2
 
 
+def test_a_record_without_its_image_is_pruned(images, server):
+    whole, half = (
+        images.ensure(wanted(server.url())),
+        images.ensure(wanted(server.serve(OTHER, "/other.raw"))),
+    )
+    use(images, "web1", whole.path)
+    os.unlink(half.path)  # as a run leaves it that is killed between the two
+
+    assert images.prune(dry=True).left_over == (half.record,)
+    assert images.prune().left_over == (half.record,)
+    assert len(names(images)) == 2
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -124,6 +124,7 @@ def test_local_paths_are_known(text, path):
         ("what?", "what?"),
         ("https://me:pw@a/x?y=z@a", "https://...@a/x?..."),
         ("https://a/x@1?y", "https://a/x@1?..."),
+        ("git+https://me:pw@a/x?y=z", "git+https://...@a/x?..."),
     ],
 )
 def test_urls_lose_their_account_and_query(text, shown):

@@ -77,7 +77,7 @@ def test_endless_challenge_takes_no_time(header):
 
     parse_challenges(header)
 
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5
 
 
 def test_options_count_before_everything(tmp_path):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,8 +24,10 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.error
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.http import (
     Request,
+    Response,
     send,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image import oci_registry
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.oci import (
     push,
     resolve,
@@ -149,14 +152,12 @@ def elsewhere():
 
 
 def test_blob_is_found(server):
-    server.manifest(
-        {"schemaVersion": 2, "layers": [layer(annotations={"org.opencontainers.image.title": "d"})]}
-    )
+    server.manifest({"schemaVersion": 2, "layers": [layer()]})
 
     blob = resolve(server.reference, PLAIN)
 
     assert blob.url == f"http://{server.address}/v2/a/b/blobs/{BLOB}"
-    assert (blob.digest, blob.size, blob.title, blob.image_format) == (BLOB, 5, "d", None)
+    assert (blob.digest, blob.size, blob.image_format) == (BLOB, 5, None)
     assert dict(blob.headers) == {}
     assert server.shown == set()
 
@@ -183,7 +184,8 @@ def test_index_leads_to_the_manifest_of_the_architecture(server):
 
     blob = resolve(server.reference, PLAIN, "s390x")
 
-    assert (blob.digest, blob.manifest_digest) == (BLOB, digest(manifest))
+    assert blob.digest == BLOB
+    assert server.asked[-1][1] == path
 
 
 def test_index_that_leads_to_an_index_is_refused(server):
@@ -330,6 +332,22 @@ def test_token_server_that_cannot_be_asked(server, realm):
         resolve(server.reference, ME)
 
 
+def test_token_server_without_encryption_is_not_asked(monkeypatch):
+    asked = []
+
+    def refuse(request):
+        asked.append(request.url)
+        challenge = {"www-authenticate": 'Bearer realm="http://tokens.example.org/t"'}
+        return Response(401, challenge, request, io.BytesIO())
+
+    monkeypatch.setattr(oci_registry, "send", refuse)
+
+    with pytest.raises(OciAuthFailed, match="not safe to ask"):
+        resolve(parse_reference("oci://registry.example.org/a/b:1"), Access("me", "pw"))
+
+    assert [urlsplit(url)[:2] for url in asked] == [("https", "registry.example.org")]
+
+
 def test_redirected_blob_is_asked_for_without_credentials(server, elsewhere):
     server.manifest()
     server.guard("GET", "/v2/a/b/manifests/1", BASIC, 'Basic realm="r"')
@@ -429,7 +447,7 @@ def test_file_that_grows_meanwhile_is_sent_as_it_was(server, image):
         body for method, url, dummy, body in server.asked if method == "PUT" and "uploads" in url
     ]
     assert bodies[0] == b"bytes of a disk"
-    assert seen[-1] == (15, 15)
+    assert seen[-1] == ("upload", 15, 15)
 
 
 def test_upload_is_sent_again_after_the_registry_asked_for_credentials(server, image):
@@ -437,13 +455,13 @@ def test_upload_is_sent_again_after_the_registry_asked_for_credentials(server, i
     server.guard("PUT", "/v2/a/b/blobs/uploads/1", BASIC, 'Basic realm="r"')
     seen = []
 
-    push(image, server.reference, ME, "raw", lambda done, whole: seen.append((done, whole)))
+    push(image, server.reference, ME, "raw", lambda *counts: seen.append(counts))
 
     bodies = [
         body for method, url, dummy, body in server.asked if method == "PUT" and "uploads" in url
     ]
     assert bodies == [b"bytes of a disk", b"bytes of a disk", b"{}"]
-    assert seen[-1] == (15, 15)
+    assert seen[-1] == ("upload", 15, 15)
 
 
 def test_upload_place_that_is_not_safe_is_refused(server, image):

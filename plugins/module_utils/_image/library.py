@@ -199,7 +199,7 @@ class ImageLibrary:
             elif size:
                 self._warnings.append(
                     f"The image {entry.path} has {size} bytes, and had {entry.size} when it was fetched: "
-                    "it is not used."
+                    "it is not used. Fetch it again, or remove it together with its record."
                 )
 
     def _is_vouched_for(self, entry: Entry, wish: ImageWish) -> bool:
@@ -228,7 +228,8 @@ class ImageLibrary:
             return found
         if fetched is None:
             raise ImageNotFound(f"image: {wish.source.shown} is not here, and was not sent.")
-        return self._keep(wish, part, fetched, progress)
+        stated = replace(wish, image_format=wish.image_format or request.image_format)
+        return self._keep(stated, part, fetched, progress)
 
     def _keep(self, wish: ImageWish, part: str, fetched: Fetched, progress: Progress) -> Entry:
         sha256 = fetched.digests[DEFAULT_ALGORITHM]
@@ -287,8 +288,12 @@ class ImageLibrary:
     def _left_over(self) -> Iterator[str]:
         for name in sorted(os.listdir(self.folder)):
             key = name.lstrip(".").partition(".")[0]
-            if _LEFT_OVER.fullmatch(name) and not is_taken(self._path(f".{key}.lock")):
-                yield self._path(name)
+            path = self._path(name)
+            if _LEFT_OVER.fullmatch(name):
+                if not is_taken(self._path(f".{key}.lock")):
+                    yield path
+            elif _RECORD.fullmatch(name) and _has_no_image(path):
+                yield path
 
     @contextlib.contextmanager
     def _lock(self, wish: ImageWish) -> Iterator[None]:
@@ -337,6 +342,13 @@ def _fits(entry: Entry, wish: ImageWish) -> bool:
 def _has(entry: Entry, expected: Iterable[Checksum]) -> bool:
     known = [entry.source_digests.get(checksum.algorithm) == checksum.hex for checksum in expected]
     return bool(known) and all(known)
+
+
+def _has_no_image(record: str) -> bool:
+    try:
+        return not os.path.lexists(load(read_private(record), record).path)
+    except (OSError, ValueError):
+        return False  # nobody knows what it belongs to
 
 
 def _size(path: str) -> int:

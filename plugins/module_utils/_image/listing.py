@@ -13,7 +13,7 @@ from .._core.errors import ChecksumUnknown, HttpFailed
 from .._core.sizes import show_size
 from .._host.http import Request, send
 from .source import ImageSource
-from .transfer import REDIRECTS, without_waiting
+from .transfer import PATIENCE, REDIRECTS, read_document, without_waiting
 
 _LONGEST_LIST = 4 * 1024 * 1024  # bytes
 
@@ -25,8 +25,9 @@ def fetch_list(source: ImageSource, headers: Mapping[str, str], timeout: float) 
         data = _read_list(path) if path else _ask_list(source.text, headers, timeout)
     except (HttpFailed, OSError) as exc:
         raise _no_list(source, str(exc).rstrip(".")) from exc
-    if len(data) > _LONGEST_LIST:
-        raise _no_list(source, f"it is longer than {show_size(_LONGEST_LIST)}")
+    if data is None or len(data) > _LONGEST_LIST:
+        limits = f"{show_size(_LONGEST_LIST)}, or was not there after {PATIENCE} s"
+        raise _no_list(source, f"it is longer than {limits}")
     return data.decode(errors="replace")
 
 
@@ -41,12 +42,12 @@ def _read_list(path: str) -> bytes:
         return stream.read(_LONGEST_LIST + 1) or b""
 
 
-def _ask_list(url: str, headers: Mapping[str, str], timeout: float) -> bytes:
+def _ask_list(url: str, headers: Mapping[str, str], timeout: float) -> bytes | None:
     request = Request("GET", url, headers, timeout=timeout, redirects=REDIRECTS)
     with send(request) as response:
         if response.status != 200:
             raise HttpFailed(f"the server answered {response.status}")
-        return response.read(_LONGEST_LIST + 1)
+        return read_document(response, _LONGEST_LIST)
 
 
 def _no_list(source: ImageSource, reason: str) -> ChecksumUnknown:

@@ -15,11 +15,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import BinaryIO
 from urllib.parse import urljoin
 
 from .._core.errors import HostError, InvalidSpec, OciRefused
 from .checksum import Checksum
+from .intake import Progress
 from .oci_auth import Access
 from .oci_manifest import (
     EMPTY,
@@ -43,8 +45,6 @@ from .oci_registry import Registry
 
 _CHUNK = 1024 * 1024
 
-Progress = Callable[[int, int], None]  # bytes done, bytes in all
-
 
 @dataclass(frozen=True)
 class OciBlob:
@@ -57,9 +57,7 @@ class OciBlob:
     url: str
     digest: str
     size: int
-    title: str | None
     media_type: str
-    manifest_digest: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -100,10 +98,10 @@ def resolve(reference: Reference, access: Access, architecture: str | None = Non
     """
     registry = Registry(reference, access)
     name = str(reference)
-    document, digest = _fetch_document(registry, reference.wanted)
+    document = _fetch_document(registry, reference.wanted)
     if document.is_index:
         wanted = architecture or architecture_of(os.uname().machine)
-        document, digest = _fetch_document(registry, choose_manifest(document, wanted, name).digest)
+        document = _fetch_document(registry, choose_manifest(document, wanted, name).digest)
         if document.is_index:
             raise OciRefused(f"{name}: its index leads to another index.")
     layer = choose_layer(document, name)
@@ -112,9 +110,7 @@ def resolve(reference: Reference, access: Access, architecture: str | None = Non
         url=url,
         digest=layer.digest,
         size=layer.size,
-        title=layer.title,
         media_type=layer.media_type,
-        manifest_digest=digest,
         headers=registry.headers(url),
     )
 
@@ -142,12 +138,14 @@ def push(
     """
     registry = _registry_to_push_to(reference, access)
     with _opened(path) as stream:
-        artifact = _describe(stream, path, image_format)
+        artifact = _describe(stream, path, image_format, progress)
         if _digest_there(registry, reference.wanted) == artifact.digest:
             return Pushed(str(reference), artifact.digest, changed=False)
         layer = artifact.layer
         stream.seek(0)
-        _upload(registry, layer, _Upload(stream, layer.size, progress))
+        _upload(
+            registry, layer, _Upload(stream, layer.size, progress and partial(progress, "upload"))
+        )
     empty = Descriptor(EMPTY_CONFIG, digest_of(EMPTY), len(EMPTY))
     _upload(registry, empty, EMPTY)
     _put_manifest(registry, reference.wanted, artifact)
@@ -157,7 +155,9 @@ def push(
 class _Upload:
     """A file on its way to a registry: read in pieces by whoever sends it."""
 
-    def __init__(self, stream: BinaryIO, size: int, progress: Progress | None) -> None:
+    def __init__(
+        self, stream: BinaryIO, size: int, progress: Callable[[int, int], None] | None
+    ) -> None:
         self._stream = stream
         self._size = size
         self._progress = progress
@@ -175,7 +175,7 @@ class _Upload:
         return self._stream.seek(offset)
 
 
-def _fetch_document(registry: Registry, wanted: str) -> tuple[Document, str]:
+def _fetch_document(registry: Registry, wanted: str) -> Document:
     name = str(registry.reference)
     accept = {"Accept": ", ".join(MANIFESTS + INDEXES)}
     with registry.ask("GET", f"manifests/{wanted}", accept) as response:
@@ -192,7 +192,7 @@ def _fetch_document(registry: Registry, wanted: str) -> tuple[Document, str]:
             expected=promised,
             found=digest,
         )
-    return parse_document(data, response.headers.get("content-type", ""), name), digest
+    return parse_document(data, response.headers.get("content-type", ""), name)
 
 
 def _registry_to_push_to(reference: Reference, access: Access) -> Registry:
@@ -215,11 +215,16 @@ def _opened(path: str) -> Iterator[BinaryIO]:
         yield stream
 
 
-def _describe(stream: BinaryIO, path: str, image_format: str) -> _Artifact:
+def _describe(
+    stream: BinaryIO, path: str, image_format: str, progress: Progress | None = None
+) -> _Artifact:
     whole = hashlib.sha256()
     try:
+        length = os.fstat(stream.fileno()).st_size
         for chunk in iter(lambda: stream.read(_CHUNK), b""):
             whole.update(chunk)
+            if progress:
+                progress("verify", stream.tell(), length)
         size = stream.tell()
     except OSError as exc:
         raise HostError(f"{path} cannot be read: {exc.strerror}.", path=path) from exc

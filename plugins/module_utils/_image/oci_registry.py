@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urljoin, urlsplit
@@ -21,11 +20,11 @@ from .._core.errors import HttpFailed, OciAuthFailed, OciFailed, OciNotFound, Oc
 from .._host.http import Body, Request, Response, send, shown
 from .oci_auth import Access, Credentials, Login, find_login, parse_challenges
 from .oci_reference import Reference
+from .transfer import PATIENCE, read_document
 
 _REDIRECTS = 5
 _LARGEST_ANSWER = 4 * 1024 * 1024  # the distribution specification's own limit for manifests
 _LARGEST_COMPLAINT = 64 * 1024
-_PATIENCE = 60  # seconds for one document, however often a few bytes come
 
 
 class Registry:
@@ -82,11 +81,11 @@ class Registry:
 
     def read(self, response: Response) -> bytes:
         """Return the body of an answer; raise ``OciRefused`` if it is absurdly long or slow."""
-        data = _read(response, _LARGEST_ANSWER)
+        data = read_document(response, _LARGEST_ANSWER)
         if data is None:
             raise OciRefused(
                 f"{self.reference}: the registry sent a document of more than {_LARGEST_ANSWER} bytes, "
-                f"or one that was not there after {_PATIENCE} s."
+                f"or one that was not there after {PATIENCE} s."
             )
         return data
 
@@ -192,18 +191,6 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
-def _read(response: Response, limit: int) -> bytes | None:
-    """Return the body; ``None`` if it is longer than ``limit`` bytes, or comes by drops."""
-    data = b""
-    deadline = time.monotonic() + _PATIENCE
-    while len(data) <= limit and time.monotonic() < deadline:
-        more = response.read_some(64 * 1024)
-        if not more:
-            return data
-        data += more
-    return None
-
-
 def _json(data: bytes) -> Mapping[str, Any]:
     try:
         content = json.loads(data)
@@ -215,7 +202,7 @@ def _json(data: bytes) -> Mapping[str, Any]:
 def _complaint(response: Response) -> str:
     """Return what the registry says went wrong, in one line; nothing if it says nothing that can be read."""
     try:
-        content = _json(_read(response, _LARGEST_COMPLAINT) or b"")
+        content = _json(read_document(response, _LARGEST_COMPLAINT) or b"")
     except HttpFailed:
         return ""
     errors = content.get("errors")

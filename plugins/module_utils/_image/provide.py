@@ -59,6 +59,20 @@ def provide_image(
     return inspect_image(entry.path, entry.format)
 
 
+def prove(wish: ImageWish, path: str) -> None:
+    """Raise ``ChecksumMismatch`` if a file that is used where it lies is not what the wish's checksum stands for."""
+    from .intake import digest_of
+    from .transfer import mismatch
+    from .wish import with_digest
+
+    wanted = with_digest(wish).digest
+    if wanted is None:
+        return
+    found = digest_of(path, wanted.algorithm)
+    if found != wanted:
+        raise mismatch(path, wanted, found.hex)
+
+
 @contextlib.contextmanager
 def keeping(image: Image, data_dir: str) -> Iterator[None]:
     """Keep a fetched image from being removed until the machine's record says that it is used."""
@@ -94,15 +108,8 @@ def _in_place(spec: VmSpec, source: ImageSource) -> Image:
 
 @lru_cache(maxsize=1)  # a task looks at its image twice, and a digest of gigabytes takes seconds
 def _prove(source: ImageSource, checksum: str, facts: tuple[int, ...]) -> None:
-    """Raise ``ChecksumMismatch`` if the file is not what the checksum stands for; ``facts`` tell one content from another."""
+    """Do as :func:`prove` does, once; ``facts`` tell one content from another."""
     from .checksum import parse_checksum
-    from .intake import digest_of
-    from .transfer import mismatch
-    from .wish import ImageWish, with_digest
+    from .wish import ImageWish
 
-    wanted = with_digest(ImageWish(source, parse_checksum(checksum))).digest
-    if wanted is None:
-        return
-    found = digest_of(source.text, wanted.algorithm)
-    if found != wanted:
-        raise mismatch(source.text, wanted, found.hex)
+    prove(ImageWish(source, parse_checksum(checksum)), source.text)

@@ -15,8 +15,8 @@ from .._core.errors import InvalidSpec
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _UNFIT = re.compile(r"[^\x21-\x7e]")  # in a URL: they could split a request in two
-_ACCOUNT = re.compile(r"\A(\w+://)[^/?]*@")
-_QUERY = re.compile(r"\A(\w+://[^?]*\?).+", re.DOTALL)
+_ACCOUNT = re.compile(r"\A([\w+.-]+://)[^/?]*@")
+_QUERY = re.compile(r"\A([\w+.-]+://[^?]*\?).+", re.DOTALL)
 _KEY_LENGTH = 16
 
 

@@ -7,29 +7,33 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .._core.errors import ChecksumMismatch, HttpFailed
+from .._host.http import Response
 from .checksum import DEFAULT_ALGORITHM, Checksum
 
 Progress = Callable[[int, "int | None"], None]  # bytes done, bytes in all if that is known
 
 REDIRECTS = 10  # that are followed
+PATIENCE = 60  # seconds for one document, however often a few bytes come
 
 
 @dataclass(frozen=True)
 class Fetch:
     """What is to be fetched. ``expected`` and ``size`` (bytes) are what the whole must be, as far as that is known.
 
-    ``headers`` may hold secrets. ``known`` are headers that name the version at hand, which is not fetched again.
-    ``timeout`` is in seconds: of the connection, and of each silence after it.
+    ``headers`` may hold secrets. ``image_format`` is what its author says it is in. ``known`` are headers that name the
+    version at hand, which is not fetched again. ``timeout`` is in seconds: of the connection, and of each silence after it.
     """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     expected: tuple[Checksum, ...] = ()
     size: int | None = None
+    image_format: str | None = None
     known: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 30.0
 
@@ -71,6 +75,21 @@ def mismatch(name: str, expected: Checksum, found: str) -> ChecksumMismatch:
 def reason_of(exc: HttpFailed) -> str:
     """Return why a request failed, without the URL."""
     return str(exc.details.get("reason") or exc.message)
+
+
+def read_document(response: Response, limit: int) -> bytes | None:
+    """Return the body of an answer; ``None`` if it is longer than ``limit`` bytes, or not there within ``PATIENCE``.
+
+    Raises ``HttpFailed`` if the connection breaks.
+    """
+    data = b""
+    deadline = time.monotonic() + PATIENCE
+    while len(data) <= limit and time.monotonic() < deadline:
+        more = response.read_some(64 * 1024)
+        if not more:
+            return data
+        data += more
+    return None
 
 
 def without_waiting(path: str, flags: int) -> int:

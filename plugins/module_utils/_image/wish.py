@@ -102,7 +102,8 @@ def locate(wish: ImageWish, known: Mapping[str, str]) -> Fetch:
         if digest.algorithm == promised.algorithm and digest != promised:
             raise mismatch(wish.source.shown, digest, promised.hex)
     expected = tuple(dict.fromkeys((*expected, promised)))
-    return Fetch(blob.url, blob.headers, expected, blob.size, timeout=wish.access.timeout)
+    timeout = wish.access.timeout
+    return Fetch(blob.url, blob.headers, expected, blob.size, blob.image_format, timeout=timeout)
 
 
 def http_headers(wish: ImageWish) -> dict[str, str]:
