@@ -146,6 +146,7 @@ VM: Spec = {
     "autostart": {"type": "bool"},
     "new_name": {"type": "str"},
     "clone_from": {"type": "str"},
+    "clone_mode": {"type": "str", "choices": ["full", "linked"]},
     "propolis": {"type": "dict", "options": _PROPOLIS},
     "labels": {"type": "dict"},
     "description": {"type": "str"},

@@ -18,7 +18,7 @@ from ._arguments import VM
 from ._autostart import HostUnits, is_handed_over, refresh_runner
 from ._core.apply import apply_plan
 from ._core.decide import Seen, decide
-from ._core.errors import BadRecord, InvalidSpec, InvalidState, SshFailed, Unready, VmError
+from ._core.errors import BadRecord, Busy, InvalidSpec, InvalidState, SshFailed, Unready, VmError
 from ._core.hypervisor import Hypervisor
 from ._core.layout import CONSOLE_LOG
 from ._core.plan import Plan, Power
@@ -187,13 +187,28 @@ def _check(plan: Plan, found: Vm | None, hypervisor: Hypervisor, units: HostUnit
         units.check()
 
 
+def _checked(
+    router: RouterHypervisor, asked: Asked, units: HostUnits | None
+) -> tuple[Plan, Vm | None, Hypervisor]:
+    """Decide and check without a lock: what another task has changed in between is looked at again."""
+    while True:
+        plan, found, hypervisor = _decide(router, asked, units)
+        try:
+            _check(plan, found, hypervisor, units)
+        except VmError:
+            if found is None or router.store.load(found.handle.name) == found.handle:
+                raise
+        else:
+            return plan, found, hypervisor
+
+
 def _predict(task: Task, router: RouterHypervisor, asked: Asked) -> dict[str, Any]:
     units = HostUnits(router.store)
     plan, found, hypervisor = _decide(router, asked, units)
     try:
         _check(plan, found, hypervisor, units)
     except Unready as exc:
-        task.warnings.append(f"This task would fail now, unless an earlier one changes that: {exc}")
+        task.would_fail(exc)
     fetches = _fetches(plan, found, hypervisor, router.store)
     return _result(task, plan, found, dict(plan.predicted or {}), fetches)
 
@@ -212,16 +227,19 @@ def _carry_out(
     task: Task, router: RouterHypervisor, asked: Asked, units: HostUnits | None
 ) -> dict[str, Any]:
     wait_timeout = float(task.params["wait_timeout"])
-    power, names = asked.power, asked.names
-    plan, found, hypervisor = _decide(router, asked, units)
-    _check(plan, found, hypervisor, units)
+    power = asked.power
+    plan, found, hypervisor = _checked(router, asked, units)
     fetches = _fetches(plan, found, hypervisor, router.store)
-    if plan.changed or not all(map(router.store.is_settled, names)):
-        if plan.spec.clone_from and (found is None or found.state is VmState.PREPARING):
-            names |= {plan.spec.clone_from}
+    if plan.changed or not all(map(router.store.is_settled, asked.names)):
+        names = _touched(asked, plan, found)
         with _locked(router.store, names, wait_timeout) as kept:
             looked_at = plan.steps
             plan, found, hypervisor = _decide(router, asked, units)
+            if not _touched(asked, plan, found) <= names:
+                raise Busy(
+                    f"Another task has just removed the VM '{asked.wish.name}', which would be cloned anew.",
+                    "Run the task again.",
+                )
             if plan.steps != looked_at:
                 _check(plan, found, hypervisor, units)
             outcome = apply_plan(plan, hypervisor, found.handle if found else None, units)
@@ -232,6 +250,7 @@ def _carry_out(
             f"{path} was not made by this collection and is kept."
             for path in (*kept, *outcome.kept)
         ]
+    _collect_layers(task, router.store, plan, power)
     shown = show_vm(found) if found else predict_vm(plan.spec, hypervisor.tag, plan.state)
     result = _result(task, plan, found, shown, fetches)
     if power.wait_for != "running" and found is not None:
@@ -242,6 +261,26 @@ def _carry_out(
             raise
         result["vm"] = show_vm(found)
     return result
+
+
+def _touched(asked: Asked, plan: Plan, found: Vm | None) -> set[str]:
+    """Return the names of the machines that the plan looks into or changes: a clone is made from another one."""
+    begins = found is None or found.state is VmState.PREPARING
+    return asked.names | ({plan.spec.clone_from} if plan.spec.clone_from and begins else set())
+
+
+def _collect_layers(task: Task, store: Store, plan: Plan, power: Power) -> None:
+    """Remove what linked clones shared, where the last of them may be gone; also what a killed task has left."""
+    verbs = {step.verb for step in plan.steps}
+    links = Verb.PREPARE in verbs and plan.spec.clone_mode == "linked"
+    if power.goal is not Goal.ABSENT and Verb.DISCARD not in verbs and not links:
+        return
+    from ._image.layers import Layers
+
+    try:
+        task.warnings += Layers(store).collect()
+    except VmError as exc:
+        task.warnings.append(f"Layers that no machine needs are still there: {exc}")
 
 
 def _look_after(task: Task, store: Store, plan: Plan, found: Vm | None, units: HostUnits) -> None:

@@ -191,7 +191,7 @@ def _image_to_push(library: ImageLibrary, wish: ImageWish) -> Image:
 
 def _pushed_later(task: Task, reference: str, missing: ImageNotFound) -> dict[str, Any]:
     """Return what is known of the push of an image that an earlier task would bring."""
-    _warn_of(task, missing)
+    task.would_fail(missing)
     shown = {"reference": reference, "digest": None}
     return {"changed": True, "pushed": shown, **_diff({}, shown)}
 
@@ -233,11 +233,7 @@ def _look_for_file(task: Task, source: ImageSource) -> None:
             with opened(source.local_path):
                 pass
         except ImageNotFound as exc:
-            _warn_of(task, exc)
-
-
-def _warn_of(task: Task, missing: ImageNotFound) -> None:
-    task.warnings.append(f"This task would fail now, unless an earlier one changes that: {missing}")
+            task.would_fail(exc)
 
 
 def _kept_already(library: ImageLibrary, source: ImageSource) -> Entry | None:

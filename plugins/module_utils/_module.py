@@ -29,6 +29,12 @@ class Task:
     check_mode: bool = False
     warnings: list[str] = field(default_factory=list)
 
+    def would_fail(self, error: VmError) -> None:
+        """Warn, in check mode, of what would end the task, unless another one before it in the playbook changes that."""
+        self.warnings.append(
+            f"This task would fail now, unless an earlier one changes that: {error}"
+        )
+
 
 def run(module: AnsibleModule, act: Callable[[Task], dict[str, Any]]) -> NoReturn:
     """Do what the task asks; end the module with the result, or with one error of our family."""

@@ -101,7 +101,8 @@ options:
   disk_size:
     description:
       - Size of the disk with a unit (V(20GiB)), or in GiB. A new machine gets the image's own size.
-      - A disk grows while the machine runs, too. It never shrinks.
+      - A disk on V(virtio-blk), which it is unless O(disks) says otherwise, or on V(virtio-scsi) grows while the machine runs,
+        another one at its next start. It never shrinks.
     type: str
   networks:
     description:
@@ -267,10 +268,19 @@ options:
   clone_from:
     description:
       - Name of the machine, on the same host, of which a new machine is a copy. It must be off. What the task leaves open is taken from it.
-      - The disks are copied; the image below them is shared. The clone has its own UUID, MAC addresses, SSH port, keys, host name and cloud-init instance,
-        and a new generation ID for the guest to notice. It is not started by the host, and has no state of a TPM.
+      - The disks are copied, unless O(clone_mode) says otherwise; the image below them is shared. The clone has its own UUID, MAC addresses,
+        SSH port, keys, host name and cloud-init instance, and a new generation ID for the guest to notice. It is not started by the host, and has no state of a TPM.
       - For an existing machine, this only states where it came from, and cannot be changed.
     type: str
+  clone_mode:
+    description:
+      - How O(clone_from) makes the disks. The default is V(full), which copies what the other guest wrote.
+      - V(linked) takes a moment and no room. What the disks hold becomes read-only layers in C(layers/) below O(data_dir), and both machines get new, empty
+        files over them. Each can then be started, changed and removed without the other. Layers go with the last machine that needs them.
+      - Linked clones need disks in the format qcow2. The files of the other machine's disks get new names.
+      - For an existing machine, this only states how it was made, and cannot be changed.
+    type: str
+    choices: [full, linked]
   disks:
     description:
       - Further disks, and options of the one that was made from O(image), which is called C(disk0).
@@ -285,7 +295,7 @@ options:
         type: str
         required: true
       size:
-        description: Size with a unit (V(20GiB)), or in GiB. A new disk needs it, unless it has an image. It grows while the machine runs, and never shrinks.
+        description: Size with a unit (V(20GiB)), or in GiB. A new disk needs it, unless it has an image. It grows as O(disk_size) says, and never shrinks.
         type: str
       image:
         description: Path of an image on the hypervisor host that the disk is laid over, as the machine's own is over O(image). It cannot be changed afterwards.
@@ -296,7 +306,8 @@ options:
         choices: [qcow2, raw]
       bus:
         description:
-          - What the disk is plugged into. The default is V(virtio-blk). Kernels that are made for clouds often have no driver for V(sata).
+          - What the disk is plugged into. The default is V(virtio-blk). Kernels that are made for clouds often have no driver for V(sata),
+            which is IDE with O(machine=pc).
         type: str
         choices: [virtio-blk, virtio-scsi, nvme, sata]
       cache:
@@ -314,7 +325,8 @@ options:
         description: Serial number for the guest to find it by, at most 20 letters, digits, C(_), C(.) and C(-).
         type: str
       readonly:
-        description: Whether the guest may only read it. The default is V(false).
+        description:
+          - Whether the guest may only read it. The default is V(false). Disks on V(sata) cannot be so, and such a disk grows at the machine's next start.
         type: bool
       boot_index:
         description: Its place among the disks that the firmware tries, the lowest first. That of C(disk0) is 1 unless it is given another.
@@ -408,7 +420,7 @@ options:
     type: str
   smbios:
     description:
-      - What the guest reads in its SMBIOS tables about the system. C({}) means QEMU's own words.
+      - What the guest reads in its SMBIOS tables about the system. It is given as a whole. What it leaves out, and all with C({}), are QEMU's own words.
     type: dict
     suboptions:
       manufacturer:
@@ -456,7 +468,7 @@ options:
     elements: str
   labels:
     description:
-      - Names and values of your own, which the inventory shows.
+      - Names and values of your own, which the inventory shows. They are given as a whole, so that one that is left out is removed.
     type: dict
   description:
     description:
@@ -590,15 +602,16 @@ vm:
       type: str
       sample: /srv/images/debian-12-genericcloud-amd64.qcow2
     vcpus:
-      description: Number of virtual CPUs.
+      description: Number of virtual CPUs, as recorded. RV(vm.restart_required) says whether it still runs with another one.
       type: int
       sample: 2
     memory_mb:
-      description: Memory in MiB.
+      description: Memory in MiB, as recorded.
       type: int
       sample: 2048
     disks:
-      description: Its disks, each with C(name), C(path), C(format), C(size) in bytes, C(image), and whether the machine has it (C(attached)).
+      description: Its disks, each with C(name), C(path), C(format), C(size) in bytes, C(image),
+        C(layers) (files between the two that it shares with linked clones, the uppermost first), and whether the machine has it (C(attached)).
       type: list
       elements: dict
     networks:
@@ -669,7 +682,7 @@ error:
   description: What went wrong. C(code) is stable, C(help) says what to do, C(details) holds the evidence.
   returned: failure
   type: dict
-  sample: {code: vm_manager.create.invalid_vcpus, help: Give at least 1 virtual CPU., details: {option: vcpus}}
+  sample: {code: vm_manager.create.invalid_vcpus, help: Give a number of virtual CPUs that is in this range., details: {option: vcpus}}
 """
 
 from typing import NoReturn

@@ -92,15 +92,16 @@ vms:
       type: str
       sample: /srv/images/debian-12-genericcloud-amd64.qcow2
     vcpus:
-      description: Number of virtual CPUs.
+      description: Number of virtual CPUs, as recorded. C(restart_required) says whether it still runs with another one.
       type: int
       sample: 2
     memory_mb:
-      description: Memory in MiB.
+      description: Memory in MiB, as recorded.
       type: int
       sample: 2048
     disks:
-      description: Its disks, each with C(name), C(path), C(format), C(size) in bytes, C(image), and whether the machine has it (C(attached)).
+      description: Its disks, each with C(name), C(path), C(format), C(size) in bytes, C(image),
+        C(layers) (files between the two that it shares with linked clones, the uppermost first), and whether the machine has it (C(attached)).
       type: list
       elements: dict
     networks:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lan import Lan
 
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTIONS = ROOT / ".venv" / "collections"
@@ -42,6 +43,9 @@ ENVIRONMENT = {
     "PYTHONPATH": str(COLLECTIONS),
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
 }
+
+# A disk that halts the processor (hlt; jmp to it): a machine with it is ready in a moment.
+HALT = (bytes([0xF4, 0xEB, 0xFD]) + bytes(507) + b"\x55\xaa").ljust(1024 * 1024, b"\0")
 
 
 @dataclass
@@ -236,8 +240,7 @@ def clean_up(subject: Hypervisor) -> None:
 def idle(hypervisor, tmp_path):
     """A hypervisor whose machines boot nothing: a disk that halts the processor, ready in a moment."""
     image = tmp_path / "halt.raw"
-    boot_sector = bytes([0xF4, 0xEB, 0xFD]) + bytes(507) + b"\x55\xaa"  # hlt; jmp to it
-    image.write_bytes(boot_sector + bytes(1024 * 1024 - len(boot_sector)))
+    image.write_bytes(HALT)
     before = sha256(image)
     hypervisor.defaults = {"image": str(image), "memory": "64"}
     yield hypervisor
@@ -275,6 +278,23 @@ def guests(hypervisor, smoke_image):
     """A hypervisor whose machines are smoke guests."""
     hypervisor.defaults = {"image": str(smoke_image), "memory": "192"}
     return hypervisor
+
+
+@pytest.fixture
+def lan(tmp_path):
+    """A network of its own, for root only."""
+    with Lan(tmp_path) as there:
+        yield there
+
+
+@pytest.fixture
+def on_lan(lan, tmp_path, smoke_image):
+    """A hypervisor in that network, whose machines are smoke guests; none of their interfaces is left."""
+    subject = Hypervisor(tmp_path / "data", prefix=lan.prefix)
+    subject.defaults = {"image": str(smoke_image), "memory": "192"}
+    yield subject
+    clean_up(subject)
+    assert lan.ports() == []
 
 
 def in_guest(vm: dict[str, Any], command: str, prefix: Sequence[str] = ()) -> str:

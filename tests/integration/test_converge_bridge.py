@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 
 import pytest
-from conftest import Hypervisor, clean_up, in_guest, wait_until
-from test_networks import Lan
+from conftest import in_guest, wait_until
+from lan import Lan
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a network namespace")
 
@@ -20,21 +20,6 @@ def cards_in_guest(vm: dict, lan: Lan) -> dict[str, str]:
     return {
         mac: name.removesuffix("/address") for name, _, mac in (f.partition(":") for f in files)
     }
-
-
-@pytest.fixture
-def lan(tmp_path):
-    with Lan(tmp_path) as there:
-        yield there
-
-
-@pytest.fixture
-def on_lan(lan, tmp_path, smoke_image):
-    subject = Hypervisor(tmp_path / "data", prefix=lan.prefix)
-    subject.defaults = {"image": str(smoke_image), "memory": "192"}
-    yield subject
-    clean_up(subject)
-    assert lan.ports() == []
 
 
 def test_cards_on_a_bridge_come_and_go_while_the_guest_runs(on_lan, lan):

@@ -22,7 +22,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.error
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._manage import manage_vm
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._module import Task
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.qmp import Qmp
-from conftest import Hypervisor, clean_up, command_line
+from conftest import HALT, Hypervisor, clean_up, command_line
 
 GIB = 1024**3
 # These say how a task works, not what a machine is.
@@ -35,6 +35,7 @@ ELSEWHERE = {
     "autostart": "unit/test_autostart.py",
     "new_name": "unit/test_rename.py",
     "clone_from": "unit/test_clone.py",
+    "clone_mode": "unit/test_clone.py",
     "cloud_init.rerun": "integration/test_clone_real.py",
 }
 
@@ -309,8 +310,7 @@ WISHES = [path for path in leaves(VM) if path not in NO_WISHES]
 def subject(tmp_path_factory):
     folder = tmp_path_factory.mktemp("converge")
     image = folder / "halt.raw"
-    boot_sector = bytes([0xF4, 0xEB, 0xFD]) + bytes(507) + b"\x55\xaa"  # hlt; jmp to it
-    image.write_bytes(boot_sector + bytes(1024 * 1024 - len(boot_sector)))
+    image.write_bytes(HALT)
     subject = Hypervisor(folder / "data")
     yield subject
     clean_up(subject)

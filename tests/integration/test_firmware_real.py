@@ -13,6 +13,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.qmp import Qmp
 from conftest import in_guest, wait_until
 
 CMDLINE = "console=ttyS0 net.ifnames=0 mitigations=off cryptomgr.notests random.trust_cpu=on"
@@ -142,13 +143,17 @@ def test_microvm_runs_a_kernel_without_pci_and_powers_off(guests, kernel):
     speed = re.search(r"^cpu MHz\s*: ([0-9.]+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     kernel["kernel_cmdline"] = f"{CMDLINE} tsc_early_khz={float(speed.group(1)) * 1000:.0f}"
 
-    vm = guests.vm(
-        machine="microvm", **kernel, disks=[{"name": "data", "size": "64MiB"}], wait_for="ssh"
-    )["vm"]
+    data = {"name": "data", "size": "64MiB", "iops": 1000}
+    vm = guests.vm(machine="microvm", **kernel, disks=[data], wait_for="ssh")["vm"]
 
     assert in_guest(vm, "ls /sys/bus/pci/devices").split() == []
     disks = in_guest(vm, "for disk in /sys/block/vd?; do cat $disk/size; done").split()
     assert (len(disks), disks[2]) == (3, str(64 * 2048)), "the system first, the further one last"
+    limited = guests.vm(disks=[{**data, "iops": 500}])
+    assert (limited["actions"], limited["restart_required"]) == (["prepare", "change"], False)
+    with Qmp.connect(str(guests.folder() / "qmp-debug.sock"), 5) as qmp:
+        drives = [drive["inserted"] for drive in qmp.execute("query-block")]
+    assert [drive["iops"] for drive in drives if drive["node-name"] == "disk-data"] == [500]
     later = guests.vm(disks=[{"name": "more", "size": "1MiB"}])
     assert (later["actions"], later["restart_required"]) == (["prepare"], True)
     refused = guests.refuse(tpm=True)

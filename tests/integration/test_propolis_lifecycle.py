@@ -5,18 +5,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.handle import load
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._propolis.instance import (
+    Seed,
+    build_ensure,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.plugin_utils._payload import (
     build_program,
     read_answer,
 )
 from ansible_collections.cloudnebula.hypervisor.tests.doubles.illumos.world import IllumosWorld
+from ansible_collections.cloudnebula.hypervisor.tests.doubles.propolis_thread import ask
 from conftest import ENVIRONMENT, LOCALHOST, ROOT, Hypervisor, clean_up, wait_until
 
 MIB = 1024 * 1024
@@ -152,6 +162,47 @@ def test_changes_apply_at_the_next_start(propolis, world):
     assert propolis.vm()["changed"] is False
 
 
+def test_a_version_of_the_api_that_the_server_lacks_can_be_put_right(propolis, world):
+    settings(world, latest="1.0.0")
+    propolis.vm()
+
+    changed = propolis.vm(propolis={"api_version": "5.0.0"})
+
+    assert (changed["vm"]["state"], changed["restart_required"]) == ("running", True)
+    assert propolis.state() == "running"
+    refused = propolis.refuse(state="restarted", stop_timeout=0)
+    assert "does not support this API version: 5.0.0" in refused["msg"]
+    assert "propolis.api_version" in refused["error"]["help"]
+    again = propolis.vm(state="started", propolis={"api_version": "1.0.0"})
+    assert again["vm"]["state"] == "running"
+
+
+def test_an_instance_that_a_killed_start_left_is_described_anew(propolis, world):
+    url = propolis.vm()["vm"]["console"]["path"].replace("ws:", "http:").partition("/instance")[0]
+    record = propolis.record()
+    handle = load(record.read_bytes(), str(record))
+    ask(url, "PUT", "/instance/state", "Stop")
+    wait_until(lambda: ask(url, "GET", "/instance")[1]["instance"]["state"] == "Destroyed")
+    body = build_ensure(handle, Seed(path=handle.seed_iso_path))
+    assert ask(url, "PUT", "/instance", body)[0] == 201
+
+    assert propolis.state() == "stopped"
+    assert propolis.vm(state="started", vcpus=3)["actions"] == ["prepare", "start"]
+
+    spec = ask(url, "GET", "/instance/spec", api_version="5.0.0")[1]["spec"]["value"]
+    assert spec["board"]["cpus"] == 3
+
+
+def test_the_screen_is_that_of_the_server_that_runs(propolis):
+    propolis.vm()
+
+    assert propolis.vm(vnc=True)["vm"]["vnc"] is None
+    screen = propolis.vm(state="restarted", stop_timeout=0)["vm"]["vnc"]
+    assert screen["port"]
+    assert propolis.vm(vnc=False)["vm"]["vnc"] == screen
+    assert propolis.vm(state="restarted", stop_timeout=0)["vm"]["vnc"] is None
+
+
 def test_a_disk_only_grows(propolis, world):
     propolis.vm(state="present", disk_size="8MiB")
 
@@ -183,6 +234,51 @@ def test_a_server_that_dies_takes_its_machine_along(propolis, world):
     assert propolis.vm(state="started")["actions"] == ["start"]
 
 
+class Stranger(http.server.BaseHTTPRequestHandler):
+    """Answers as a server does that knows nothing of instances."""
+
+    def answer(self):
+        self.send_response(404)
+        self.end_headers()
+
+    do_GET = do_PUT = answer  # noqa: N815
+
+    def log_message(self, *dummy_args):
+        pass
+
+
+def take_port(world, part, port):
+    """End a machine's server as often as it takes to have a stranger listen in its place, and return that."""
+    deadline = time.monotonic() + 20
+    while True:
+        for fmri, pid in world.servers().items():
+            if part in fmri:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            return http.server.HTTPServer(("127.0.0.1", port), Stranger)
+        assert time.monotonic() < deadline
+
+
+def test_a_stranger_on_the_servers_port_hinders_nobody_for_long(propolis, world):
+    propolis.vm("other")
+    first = propolis.vm()["vm"]["console"]["path"]
+    port = int(first.partition("127.0.0.1:")[2].partition("/")[0])
+    with take_port(world, ":vm1-", port) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            found = {vm["name"]: vm["state"] for vm in propolis.info()}
+            again = propolis.vm(state="restarted", stop_timeout=0)["vm"]
+        finally:
+            server.shutdown()
+            thread.join()
+
+    assert found == {"other": "running", "vm1": "running"}
+    assert again["state"] == "running"
+    assert again["console"]["path"] != first
+
+
 MOMENTS = [
     ("zfs", "create"),
     ("zfs", "snapshot"),
@@ -203,6 +299,23 @@ def test_a_killed_task_is_finished_by_the_next(propolis, world, program, word):
     assert propolis.vm(state="started", **propolis.defaults)["vm"]["state"] == "running"
     assert propolis.vm(state="started")["changed"] is False
     assert len(vnics(world)) == 1
+
+
+def test_a_copy_that_a_killed_task_left_is_not_kept(propolis, world, tmp_path):
+    qcow2 = tmp_path / "base.qcow2"
+    command = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", propolis.defaults["image"]]
+    subprocess.run([*command, str(qcow2)], check=True)
+    propolis.defaults["image"] = str(qcow2)
+    world.kill("zfs", "create")
+    task = propolis.begin("vm", name="vm1", state="present", **propolis.defaults)
+    assert task.communicate(timeout=60)[0] == ""
+    (left,) = (path for path in propolis.files() if path.startswith("images/") and "raw" in path)
+
+    pruned = propolis.run("vm_image", state="pruned", check=True)
+    propolis.vm(state="present", **propolis.defaults)
+
+    assert str(propolis.data_dir / left) in pruned["left_over"]
+    assert left not in propolis.files()
 
 
 def test_an_unfinished_machine_gets_the_image_as_it_is_now(propolis, world, tmp_path):
@@ -319,13 +432,25 @@ def test_machine_in_a_zone(propolis, world, tmp_path):
         "control_network": "127.88.0.0/24",
     }
 
+    long = {"user_data": "#" * 900_000}
+    state = {"state": "present", "propolis": zone, "cloud_init": long}
     refused = propolis.refuse(propolis=zone, **propolis.defaults)
     assert "127.88.0.1" in refused["msg"]
     assert "ipadm create-addr" in refused["error"]["help"]
     world.run("ipadm", "create-addr", "-T", "static", "-a", "127.88.0.1/24", "vmctl1/v4")
 
+    refused = propolis.refuse(**state, **propolis.defaults)
+    assert refused["error"]["details"]["option"] == "cloud_init.user_data"
+    assert propolis.info() == []
+
+    settings(world, fail_ensure="the moon is in the way")
+    failed = propolis.refuse(propolis=zone, **propolis.defaults)
+    assert "the moon is in the way" in failed["error"]["details"]["log"]
+    settings(world, addresses={"*": f"{GUEST}/24"})
+
     vm = propolis.vm(propolis=zone, wait_for="ip")["vm"]
 
+    assert vm["paths"]["hypervisor_log"] is None
     assert vm["console"]["path"].startswith("ws://127.88.0.2:12400/")
     assert [found["state"] for found in world.state()["zones"].values()] == ["running"]
     assert propolis.vm(propolis=zone)["changed"] is False

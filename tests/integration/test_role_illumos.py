@@ -130,6 +130,10 @@ def test_pool_may_be_a_dataset(host):
             "hypervisor_host_networks makes bridges",
         ),
         (
+            {"hypervisor_host_features": ["tpm", "uefi"]},
+            "hypervisor_host_features: machines on Propolis have no tpm, uefi",
+        ),
+        (
             {"hypervisor_host_illumos_needs": {"bhyve": "false", "keys": "false"}},
             "lacks programs for bhyve, keys, and this role does not know all packages of",
         ),

@@ -9,7 +9,7 @@ Run it with ``tests/tools/run.sh python tests/tools/matrix.py`` after a backend'
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,16 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.chang
     Effect,
     option_name,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.cloud_init import (
+    checked_wish,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.disks import Disk
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import Unsupported
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.features import Features
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.folders import (
     SharedFolder,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.handle import VmHandle
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.networks import (
     MODELS,
     AddressFilter,
@@ -38,12 +42,19 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.propo
     FIXED,
     PropolisOptions,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.rename import (
+    power_to_rename,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
     CloudInit,
     PortRange,
     VmSpec,
 )
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import Goal
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import (
+    Goal,
+    VmState,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.vm import Vm
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._noop.backend import (
     NoopBackend,
 )
@@ -93,63 +104,85 @@ ASKING: Mapping[str, Any] = {
     "qemu_args": ("-no-hpet",),
     "autostart": True,
     "clone_from": "web0",
+    "clone_mode": "linked",
 }
+# A machine that is there, and that something else is asked of.
+THERE = VmHandle(id="x-1", name="web1", backend="x", work_dir="/", spec=VmSpec(name="web1"))
 # What an option makes no sense without.
 WITH: Mapping[str, Mapping[str, Any]] = {
     "secure_boot": {"firmware": "uefi"},
     "initrd": {"kernel": "/srv/images/vmlinuz"},
     "kernel_cmdline": {"kernel": "/srv/images/vmlinuz"},
+    "clone_mode": {"clone_from": "web0"},
 }
 
 
-def takes(features: Features, wish: Mapping[str, Any], goal: Goal = Goal.PRESENT) -> bool:
-    """Tell whether the planner takes such a wish for a new machine."""
+# What the planner is asked. It raises ``Unsupported`` if a backend with these features refuses it.
+Question = Callable[[Features], object]
+
+
+def new_machine(goal: Goal = Goal.PRESENT, **wish: Any) -> Question:
+    """Ask for a new machine."""
     spec = VmSpec(**{"name": "web1", "image": "/srv/images/a.raw", **wish})
-    try:
-        make_plan(spec, Power(goal), None, "x", features)
-    except Unsupported:
-        return False
-    return True
+    return lambda features: make_plan(spec, Power(goal), None, "x", features)
 
 
-def asked() -> Iterator[tuple[str, str, Mapping[str, Any], Goal]]:
-    """Yield the rows: the table, what users write, the wish, the goal."""
+def with_card(**wish: Any) -> Question:
+    """Ask for a new machine with a card on a network that the backend has anyway."""
+    return lambda features: new_machine(
+        networks=(Network(type=features.network_types[0], **wish),)
+    )(features)
+
+
+def another_name(features: Features) -> object:
+    """Ask for a new name of a machine that is there."""
+    return power_to_rename(Power(Goal.PRESENT), Vm(THERE, VmState.STOPPED), "x", features)
+
+
+def another_run_of_cloud_init(features: Features) -> object:
+    """Ask to have cloud-init run again on a machine that is there."""
+    wish = VmSpec(name=THERE.name, cloud_init=CloudInit(user="admin", rerun=True))
+    return checked_wish(wish, THERE, features.rerun_cloud_init)
+
+
+def asked() -> Iterator[tuple[str, str, Question]]:
+    """Yield the rows: the table, what users write, the question."""
     for field, effect in EFFECTS.items():
         if field != "backend":
-            yield (
-                "options",
-                f"{option_name(field)}|{effect.value}",
-                {**WITH.get(field, {}), field: ASKING[field]},
-                Goal.PRESENT,
-            )
+            question = new_machine(**WITH.get(field, {}), **{field: ASKING[field]})
+            yield "options", f"{option_name(field)}|{effect.value}", question
     for goal in Goal:
-        yield "values", f"state={goal.value}", {}, goal
+        yield "values", f"state={goal.value}", new_machine(goal)
     choices = _arguments.VM["networks"]["options"]
     for kind in choices["type"]["choices"]:
         cards = () if kind == "none" else (Network(type=kind),)
-        yield "values", f"networks[].type={kind}", {"networks": cards}, Goal.PRESENT
+        yield "values", f"networks[].type={kind}", new_machine(networks=cards)
     for model in MODELS:
-        yield "values", f"networks[].model={model}", {"model": model}, Goal.PRESENT
+        yield "values", f"networks[].model={model}", with_card(model=model)
+    yield "values", "networks[].connected=false", with_card(connected=False)
     for name in _arguments.VM["accelerator"]["choices"]:
-        yield "values", f"accelerator={name}", {"accelerator": name}, Goal.PRESENT
+        yield "values", f"accelerator={name}", new_machine(accelerator=name)
+    yield "values", "cloud_init.rerun=true", another_run_of_cloud_init
+    yield "values", "new_name", another_name
 
 
-def answer(features: Features, wish: Mapping[str, Any], goal: Goal) -> str:
+def answer(features: Features, question: Question) -> str:
     """Return a cell."""
-    if "model" in wish:  # on a network that the backend has anyway
-        card = Network(type=features.network_types[0], model=wish["model"])
-        wish = {"networks": (card,)}
-    return "yes" if takes(features, wish, goal) else "refused"
+    try:
+        question(features)
+    except Unsupported:
+        return "refused"
+    return "yes"
 
 
 def tables(backends: Mapping[str, Features] = BACKENDS) -> dict[str, str]:
     """Return the tables by name, as Markdown."""
     heads = {"options": ["option", "a change takes effect"], "values": ["value"]}
     rows: dict[str, list[list[str]]] = {name: [] for name in heads}
-    for table, words, wish, goal in asked():
+    for table, words, question in asked():
         name, *effect = words.split("|")
         shown = ", ".join(f"`{part}`" for part in name.split(", "))
-        cells = [answer(features, wish, goal) for features in backends.values()]
+        cells = [answer(features, question) for features in backends.values()]
         rows[table].append([shown, *effect, *cells])
     found = {name: as_table([*heads[name], *backends], rows[name]) for name in heads}
     found["defaults"] = as_table(["a new machine", *backends], list(defaults(backends)))
@@ -169,7 +202,8 @@ def defaults(backends: Mapping[str, Features]) -> Iterator[list[str]]:
     specs = [features.completed(VmSpec(name="")) for features in backends.values()]
     for field in EFFECTS:
         values = [getattr(spec, field) for spec in specs]
-        if any(value != values[0] for value in values):
+        # An option that a backend has nothing for is as good as one at a value that asks for nothing.
+        if any(values) and any(value != values[0] for value in values):
             yield [f"`{option_name(field)}`", *map(show_default, values)]
     yield ["needs an `image`", *("yes" if f.needs_image else "no" for f in backends.values())]
 

@@ -91,6 +91,7 @@ FULL_SPEC = VmSpec(
     qemu_args=("-device", "virtio-balloon-pci"),
     autostart=True,
     clone_from="web0",
+    clone_mode="linked",
 )
 
 FULL_HANDLE = VmHandle(
@@ -112,6 +113,7 @@ FULL_HANDLE = VmHandle(
     ssh_host_port=10061,
     disk_format="raw",
     base_image="/srv/images/base.qcow2",
+    layers=("/data/layers/00112233445566aa.qcow2", "/data/layers/00112233445566bb.qcow2"),
     disks={"data": DiskRecord("/data/vms/web1/disk-data.qcow2", "qcow2", 5 * GIB)},
     propolis=PropolisRecord(port=12400, vnics={"net0": "vm1n0"}),
     macs={"net0": "52:54:00:12:34:56"},

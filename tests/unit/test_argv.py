@@ -55,6 +55,7 @@ def machine(folder="/data/vms/web1", **spec):
     plain |= {"vcpus_max": None, "memory_max_mib": None, **PLAIN_BOARD}
     return FULL_HANDLE.evolve(
         base_image=None,  # records of older releases name none
+        layers=(),
         spec=replace(FULL_SPEC, **{**plain, **spec}),
         overlay_path=f"{folder}/overlay.qcow2",
         seed_iso_path=f"{folder}/seed.iso",

@@ -57,7 +57,7 @@ CHANGED = {
     "memory_mib": 3000,
     "disk_size": 30 * GIB,
     "networks": (),
-    "addresses": AddressFilter(version=6),
+    "addresses": AddressFilter(6, (), ()),
     "ssh_port_range": PortRange(10000, 20000),
     "cloud_init": CloudInit(user="other"),
     "accelerator": "kvm",
@@ -83,6 +83,7 @@ CHANGED = {
     "qemu_args": ("-no-hpet",),
     "autostart": True,
     "clone_from": "web0",
+    "clone_mode": "linked",
 }
 WITH = {  # what they need beside them
     "secure_boot": {"firmware": "uefi"},
@@ -99,7 +100,7 @@ NEXT_START = {
 NEVER = {"name", "backend"}
 RECREATE = {"image", "image_checksum", "image_format"}
 # These have steps or rules of their own, and tests of their own.
-PARTICULAR = {"cloud_init", "autostart", "clone_from"}
+PARTICULAR = {"cloud_init", "autostart", "clone_from", "clone_mode"}
 OLD = VmSpec(
     name="web1",
     backend="noop",

@@ -18,6 +18,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec 
     CloudInit,
     VmSpec,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store import Store
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._module import Task
 from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import (
@@ -136,6 +137,8 @@ def test_one_that_runs_is_not_cloned(bench, state):
         ({"clone_from": "../web1"}, "cannot be the machine to clone"),
         ({"clone_from": "web1", "image": "/x.qcow2"}, "has the image of the machine"),
         ({"clone_from": "web1", "disk_size": "1GiB"}, "is smaller"),
+        ({"clone_mode": "linked"}, "clone_from makes a machine, which is not given"),
+        ({"clone_mode": "full"}, "clone_from makes a machine, which is not given"),
     ],
 )
 def test_what_cannot_be_a_clone(bench, options, words):
@@ -143,6 +146,86 @@ def test_what_cannot_be_a_clone(bench, options, words):
 
     assert words in str(bench.refuse("web2", **options))
     assert bench.store.names() == ["web1"]
+
+
+@pytest.mark.parametrize("mode", ["full", "linked"])
+def test_how_a_clone_was_made_is_recorded_and_stays(bench, mode):
+    other = {"full": "linked", "linked": "full"}[mode]
+    bench.vm(state="stopped", disks=[{"name": "data", "size": "5GiB"}])
+
+    made = bench.vm("web2", state="stopped", clone_from="web1", clone_mode=mode)
+
+    assert made["diff"]["after"]["clone_mode"] == mode
+    assert not bench.vm("web2", state="stopped", clone_from="web1", clone_mode=mode)["changed"]
+    assert not bench.vm("web2", state="stopped", clone_from="web1")["changed"]
+    assert not bench.vm("web2", state="stopped")["changed"]
+    error = bench.refuse("web2", clone_from="web1", clone_mode=other)
+    assert (error.code, error.details["option"]) == (
+        "vm_manager.spec.cannot_change",
+        "clone_mode",
+    )
+
+
+def test_a_clone_is_full_unless_the_task_says_more(bench):
+    bench.vm(state="stopped")
+    bench.vm("web2", state="stopped", clone_from="web1", clone_mode="linked")
+
+    bench.vm("web3", state="stopped", clone_from="web2")
+
+    modes = [bench.store.load(name).spec.clone_mode for name in ("web1", "web2", "web3")]
+    assert modes == [None, "linked", "full"]
+
+
+def test_a_linked_clone_that_was_cut_off_goes_on_as_one(bench):
+    bench.vm(state="stopped")
+    bench.vm("web2", state="stopped", clone_from="web1", clone_mode="linked")
+    bench.store.save(bench.store.load("web2").evolve(state=VmState.PREPARING))
+
+    bench.vm("web2", state="stopped", clone_from="web1")
+
+    assert bench.store.load("web2").spec.clone_mode == "linked"
+
+
+def test_a_raw_disk_cannot_be_shared(bench):
+    disks = [{"name": "data", "size": "5GiB", "format": "raw"}]
+    bench.vm(state="stopped", disks=disks)
+
+    error = bench.refuse("web2", clone_from="web1", clone_mode="linked")
+
+    assert "'data'" in error.message
+    assert "raw" in error.message
+    assert error.help == "Use clone_mode: full."
+    assert bench.vm("web2", clone_from="web1", clone_mode="full")["changed"]
+
+
+def test_a_clone_has_the_backend_of_the_other_machine(bench):
+    bench.vm(state="stopped")
+    source = bench.store.load("web1")
+    bench.store.save(source.evolve(backend="qemu", spec=replace(source.spec, backend="qemu")))
+
+    assert "backend" in str(bench.refuse("web2", clone_from="web1"))
+
+
+def test_the_other_machine_is_never_cloned_without_its_lock(bench, monkeypatch):
+    """A task that only has to start the clone waits for its lock, and the clone is removed meanwhile."""
+    bench.vm(state="stopped")
+    bench.vm("web2", state="stopped", clone_from="web1")
+    locked, lock = [], Store.lock
+
+    def waiting(store, name, timeout):
+        locked.append(name)
+        store.forget("web2")
+        return lock(store, name, timeout)
+
+    monkeypatch.setattr(Store, "lock", waiting)
+
+    with pytest.raises(VmError, match="has just removed the VM 'web2'"):
+        bench.once("web2", state="started", clone_from="web1")
+
+    assert locked == ["web2"]
+    assert bench.once("web2", state="started", clone_from="web1")["changed"]
+    assert locked == ["web2", "web1", "web2"]
+    assert bench.store.names() == ["web1", "web2"]
 
 
 def test_a_machine_does_not_become_a_clone_later(bench):

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import struct
+from dataclasses import replace
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.disks import (
@@ -54,6 +56,7 @@ WRONG = {
     "raw over an image": ([{"name": "a", "format": "raw", "image": "/x"}], "disks[0].format"),
     "a size of disk0": ([{"name": SYSTEM_DISK, "size": "1GiB"}], "disks[0].size"),
     "an image of disk0": ([{"name": SYSTEM_DISK, "image": "/x"}], "disks[0].image"),
+    "another format of disk0": ([{"name": SYSTEM_DISK, "format": "raw"}], "disks[0].format"),
     "disk0 not to be written": ([{"name": SYSTEM_DISK, "readonly": True}], "disks[0].readonly"),
 }
 
@@ -78,6 +81,9 @@ TOGETHER = {
     "too many on sata": ([plain(f"d{n}", bus="sata") for n in range(6)], "disks"),
     "a serial twice": ([plain("a", serial="1"), plain("b", serial="1")], "disks[1].serial"),
     "a place twice": ([plain("a", boot_index=2), plain("b", boot_index=2)], "disks[1].boot_index"),
+    "one on sata that is only read": (
+        *([plain("a"), plain("b", bus="sata", readonly=True)], "disks[1].readonly"),
+    ),
     "native without none": ([plain("a"), plain("b", aio="native")], "disks[1].aio"),
     "all and some of iops": ([plain("a", iops=1, iops_read=1)], "disks[0].iops"),
     "all and some of bps": ([plain("a", bps=1, bps_write=1)], "disks[0].bps"),
@@ -207,9 +213,9 @@ def test_only_what_is_named_is_deleted(files):
 
 
 CHECKED = {
-    "a disk of no size": (plain("a"), "disks[0].size"),
-    "a size below the image's": (plain("a", size=512, image="/base"), "disks[0].size"),
-    "an image from elsewhere": (plain("a", image="https://x/y"), "disks[0].image"),
+    "a disk of no size": (plain("a"), "disks (a).size"),
+    "a size below the image's": (plain("a", size=512, image="/base"), "disks (a).size"),
+    "an image from elsewhere": (plain("a", image="https://x/y"), "disks (a).image"),
 }
 
 
@@ -222,6 +228,33 @@ def test_what_cannot_be_made_is_found_before_anything_is(files, case):
         disk_files.check_disks(with_disks(vm, disk).spec, vm)
 
     assert caught.value.details["option"] == option
+
+
+@pytest.mark.parametrize("form", ["qcow2", "raw"])
+def test_a_file_that_is_larger_than_recorded_is_not_to_become_smaller(files, monkeypatch, form):
+    """Somebody has made it larger, or a task was killed between the deed and the record."""
+    store, vm = files
+    monkeypatch.setattr(disk_files, "create_disk", lambda path, form, size: None)
+    vm = disk_files.make_disks(with_disks(vm, plain("a", size=GIB, format=form)), store)
+    system = f"{vm.work_dir}/overlay.qcow2"
+    vm = vm.evolve(overlay_path=system, disk_bytes=GIB)
+    for path, kind in ((vm.disks["a"].path, form), (system, "qcow2")):
+        with open(path, "wb") as file:
+            if kind == "raw":
+                file.truncate(4 * GIB)
+            else:
+                file.write(struct.pack(">4sIQIIQ", b"QFI\xfb", 2, 0, 0, 16, 4 * GIB).ljust(512))
+
+    for size, has in ((1, None), (2, "4GiB"), (3, "4GiB"), (4, None), (5, None)):
+        data = with_disks(vm, plain("a", size=size * GIB)).spec
+        first = replace(with_disks(vm, plain("a", size=GIB)).spec, disk_size=size * GIB)
+        for spec, option in ((data, "disks (a).size"), (first, "disk_size")):
+            if has is None:
+                disk_files.check_disks(spec, vm)
+                continue
+            with pytest.raises(VmError, match=f"{size}GiB is smaller .* has {has}") as caught:
+                disk_files.check_disks(spec, vm)
+            assert caught.value.details == {"option": option}
 
 
 def test_a_disk_whose_file_is_gone_is_not_made_anew(files):

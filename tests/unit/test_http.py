@@ -6,13 +6,16 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import socket
 import threading
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import HttpFailed
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host import http
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.http import (
     Request,
+    Response,
     send,
     shown,
 )
@@ -250,6 +253,21 @@ def test_redirect_to_another_kind_of_url_is_refused(wire, target):
     server = wire(to(target))
     with pytest.raises(HttpFailed, match="which is less safe"):
         send(Request("GET", server.url, redirects=5))
+
+
+def test_redirect_out_of_encryption_is_refused(monkeypatch):
+    asked = []
+
+    def exchange(request):
+        asked.append(request.url)
+        return Response(302, {"location": "http://example.org/b"}, request, io.BytesIO())
+
+    monkeypatch.setattr(http, "_exchange", exchange)
+
+    with pytest.raises(HttpFailed, match="which is less safe"):
+        send(Request("GET", "https://example.org/a", redirects=5))
+
+    assert asked == ["https://example.org/a"]
 
 
 @pytest.mark.parametrize(("elsewhere", "sent"), [(False, True), (True, False)])

@@ -52,7 +52,7 @@ def world(tmp_path, monkeypatch):
     with IllumosWorld(folder) as world:
         for name, value in world.environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(volumes, "_DEVICES", str(folder / "zvol" / "rdsk"))
+        monkeypatch.setattr(volumes, "ZVOLS", str(folder / "zvol" / "rdsk"))
         (tmp_path / "image.raw").write_bytes(IMAGE)
         (tmp_path / "work").mkdir()
         (tmp_path / "tools.tar.gz").write_bytes(b"")
@@ -547,7 +547,7 @@ def test_service_runs_in_its_folder_with_its_environment(world):
 
     run_service(world, "/bin/sh", "-c", script)
 
-    lines = until(lambda: (world.files / "work" / "log").read_text().splitlines(), lambda x: x[2:])
+    lines = until(lambda: log_of(world).splitlines(), lambda x: x[2:])
     assert lines[0] == str(world.files / "work")
     path, fmri = lines[1].split()
     assert "/usr/sbin" in path.split(":")
@@ -555,13 +555,19 @@ def test_service_runs_in_its_folder_with_its_environment(world):
     assert lines[2] == "problem"
 
 
-def until(look, enough, seconds=5.0):
+def until(look, enough, seconds=20.0):
     """Look again and again until it is enough."""
     deadline = soon(seconds)
     while not enough(seen := look()) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert enough(seen), seen
     return seen
+
+
+def log_of(world):
+    """Return what the service said; its shell makes the file a moment after the service is online."""
+    log = world.files / "work" / "log"
+    return log.read_text() if log.exists() else ""
 
 
 def test_second_run_leaves_the_service_alone(world):
@@ -630,9 +636,9 @@ def test_service_that_does_not_come_in_time_is_an_error(world):
     with pytest.raises(CommandFailed, match="no answer"):
         run_service(world)
     with pytest.raises(ServiceFailed, match="is online instead of disabled"):
-        run_service(world, "/bin/sh", "-c", "trap '' TERM; while :; do sleep 0.1; done")
-        until((world.files / "work" / "log").exists, bool)
-        time.sleep(0.2)  # until the shell has set its trap
+        deaf = "trap '' TERM; echo deaf now; while :; do sleep 0.1; done"
+        run_service(world, "/bin/sh", "-c", deaf)
+        until(lambda: log_of(world), lambda text: "deaf now" in text)
         services.disable_service(sleeper(world).fmri, soon(0.5))
 
 
@@ -801,6 +807,22 @@ def test_link_inside_a_zone_leads_nowhere(world):
         zones.put_service(str(world.zones / "web1"), inside)
 
     assert not (world.files / "inside").exists()
+
+
+def test_log_in_a_zone_is_read_unless_a_link_leads_to_it(world):
+    install_zone(world)
+    zone, root = str(world.zones / "web1"), world.zones / "web1" / "root"
+    (world.files / "secret").write_text("of the host")
+    (root / "vm").mkdir()
+
+    assert zones.path_inside(zone, "/vm/log") is None
+    (root / "vm" / "log").symlink_to(world.files / "secret")
+    assert zones.path_inside(zone, "/vm/log") is None
+    (root / "vm" / "log").unlink()
+    (root / "vm" / "log").write_text("of the zone")
+    assert zones.path_inside(zone, "/vm/log") == str(root / "vm" / "log")
+    (root / "link").symlink_to(world.files)
+    assert zones.path_inside(zone, "/link/secret") is None
 
 
 # --- The host as a whole ---------------------------------------------------------------------------------------

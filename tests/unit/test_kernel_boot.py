@@ -93,6 +93,7 @@ def values(argv, flag):
         ({"shared_folders": 9 * [{"name": "a", "path": "/x"}]}, "shared_folders"),
         ({"qemu_args": ["disk.img"]}, "qemu_args[0]"),
         ({"qemu_args": ["-device", ""]}, "qemu_args[1]"),
+        ({"qemu_args": ["-device i6300esb"]}, "qemu_args[0]"),
         ({"qemu_args": ["-device", "a\0"]}, "qemu_args[1]"),
     ],
 )
@@ -217,9 +218,10 @@ def kernel_record(disk):
         ({**MICROVM, "smbios": {"serial": "1"}}, "smbios"),
         ({**MICROVM, "vcpus_max": 2}, "vcpus_max"),
         ({**MICROVM, "memory_max_mib": 2048}, "memory_max"),
-        ({**MICROVM, "disks": (Disk("a", bus="nvme"),)}, "disks[0].bus"),
-        ({**MICROVM, "disks": (Disk("a"), Disk("b", bus="sata"))}, "disks[1].bus"),
+        ({**MICROVM, "disks": (Disk("a", bus="nvme"),)}, "disks (a).bus"),
+        ({**MICROVM, "disks": (Disk("a"), Disk("b", bus="sata"))}, "disks (b).bus"),
         ({**MICROVM, "networks": (Network(model="e1000"),)}, "networks[0].model"),
+        ({"machine": "pc", "disks": tuple(Disk(n, bus="sata") for n in "abcd")}, "disks"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, option):
@@ -238,6 +240,7 @@ def test_what_does_not_go_together_is_refused(options, option):
         {"machine": None, "secure_boot": True, "firmware": "uefi"},
         {"machine": "pc-q35-7.2", "secure_boot": True, "firmware": "uefi"},
         {"machine": "pc", "firmware": "uefi", "tpm": True},
+        {"machine": "pc", "disks": tuple(Disk(n, bus="sata") for n in "abc")},
         KERNEL,
         {**MICROVM, "vcpus_max": 1, "memory_max_mib": 1024, "disks": (Disk("a"),)},
     ],
@@ -250,7 +253,7 @@ def test_nothing_is_plugged_into_a_running_microvm():
     can = Hotplug(
         vcpus=True,
         memory=True,
-        disk_size=True,
+        grow_buses=("virtio-blk",),
         cdrom=True,
         disk_buses=("virtio-blk",),
         network_types=("user",),
@@ -258,7 +261,7 @@ def test_nothing_is_plugged_into_a_running_microvm():
     )
 
     assert hotplug_of("q35", can) == can
-    assert hotplug_of("microvm", can) == Hotplug(disk_size=True, cable=True)
+    assert hotplug_of("microvm", can) == Hotplug(grow_buses=("virtio-blk",), cable=True)
 
 
 def test_a_kernel_that_is_not_there_is_told_beforehand(tmp_path):

@@ -47,7 +47,7 @@ ABLE = Hotplug(
     vcpus=True,
     memory=True,
     memory_step=128,
-    disk_size=True,
+    grow_buses=("virtio-blk", "virtio-scsi"),
     limits=True,
     cdrom=True,
     disk_buses=("virtio-blk", "virtio-scsi", "nvme"),
@@ -121,6 +121,20 @@ CASES = {
     "a larger data disk": (
         *({}, {"disks": (grown(DATA),)}),
         *([Change("resize_disk", "data", 2 * GIB)], ()),
+    ),
+    "larger disks of which the guest would not hear": (
+        *({"disks": (FAST, SATA)}, {"disks": (grown(FAST), grown(SATA))}),
+        *([], ("disks",)),
+    ),
+    "a larger disk that is only read": (
+        {"disks": (replace(DATA, readonly=True),)},
+        {"disks": (replace(grown(DATA), readonly=True),)},
+        *([], ("disks",)),
+    ),
+    "a larger disk from the image of which the guest would not hear": (
+        {"disks": (Disk(SYSTEM_DISK, bus="nvme").completed(),)},
+        {"disks": (Disk(SYSTEM_DISK, bus="nvme").completed(),), "disk_size": 20 * GIB},
+        *([], ("disk_size",)),
     ),
     "a data disk that is larger already": ({"disks": (grown(DATA),)}, {}, [], ()),
     "limits": (
@@ -213,14 +227,53 @@ def test_what_there_is_no_slot_for_waits(slots, made):
     assert bool(live.waiting) == (len(made) < 2)
 
 
-def test_a_slot_that_becomes_free_is_used_and_some_disks_need_none():
-    many = Disk("many", size=GIB, bus="virtio-scsi").completed()
-    wanted = replace(BASE, disks=(FAST, many))
+MANY, MORE = (Disk(name, size=GIB, bus="virtio-scsi").completed() for name in ("many", "more"))
+
+
+def test_a_slot_that_becomes_free_is_used():
+    wanted = replace(BASE, disks=(FAST,))
 
     live = live_changes(BASE, wanted, replace(ABLE, slots=2))
 
-    assert [change.name for change in live.changes] == ["data", "fast", "many"]
+    assert [change.name for change in live.changes] == ["data", "fast"]
     assert live.waiting == ()
+
+
+@pytest.mark.parametrize(
+    ("there", "slots", "made"),
+    [
+        ((DATA,), 2, []),
+        ((DATA,), 3, ["many", "more"]),
+        ((DATA, MANY), 3, ["more"]),
+        ((DATA, MANY, FAST), 3, ["more"]),
+    ],
+)
+def test_disks_that_share_a_controller_take_one_slot_together(there, slots, made):
+    actual = replace(BASE, disks=there)
+    wanted = replace(BASE, disks=tuple(dict.fromkeys((*there, MANY, MORE))))
+
+    live = live_changes(actual, wanted, replace(ABLE, slots=slots))
+
+    assert [change.name for change in live.changes] == made
+
+
+@pytest.mark.parametrize(
+    ("seen", "made"),
+    [
+        ({}, ["data", "fast", "net0", "lan"]),
+        ({"free_slots": 0}, ["data", "fast", "net0", "lan"]),
+        ({"free_slots": 0, "fixed_disks": ("data",)}, ["net0", "lan"]),
+        ({"free_slots": 1, "fixed_disks": ("data",)}, ["fast", "net0", "lan"]),
+        ({"free_slots": 0, "fixed_networks": ("net0",)}, ["data", "fast"]),
+    ],
+)
+def test_what_has_no_slot_stays_and_frees_none(seen, made):
+    wanted = replace(BASE, disks=(FAST,), networks=(LAN,))
+
+    live = live_changes(BASE, wanted, replace(ABLE, slots=2), LiveFacts(**seen))
+
+    assert [change.name for change in live.changes] == made
+    assert bool(live.waiting) == (len(made) < 4)
 
 
 SEEN = LiveFacts(2, 1024, {SYSTEM_DISK: 10 * GIB, "data": GIB}, ("net0",), "")

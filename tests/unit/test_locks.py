@@ -64,7 +64,7 @@ def is_zombie(pid):
 
 
 def await_zombie(pid):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while not is_zombie(pid):
         assert time.monotonic() < deadline, "the child lives on"
         time.sleep(0.005)
@@ -119,7 +119,7 @@ def test_a_number_in_the_file_proves_nothing(tmp_path, text):
     found = find_process(str(tmp_path))
 
     assert (record_lock_holder(str(tmp_path / "qemu.pid")), found) == (None, None)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 8
 
 
 def test_a_lock_of_another_kind_names_nobody(tmp_path):
@@ -218,7 +218,7 @@ def test_what_is_no_plain_file_is_neither_followed_nor_waited_for(tmp_path, name
 
     followed = f"Could not look at the lock {tmp_path / name}: Too many levels of symbolic links."
     assert found == (followed if kind == "link" else None)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 8
 
 
 def test_a_lock_of_life_that_is_a_link_is_not_taken(tmp_path):

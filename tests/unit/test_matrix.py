@@ -45,11 +45,15 @@ def test_every_option_is_asked_for():
         ("values", "state=suspended", {"suspend": False}),
         ("values", "networks[].type=tap", {"network_types": ("user",)}),
         ("values", "networks[].model=e1000", {"network_models": ("virtio",)}),
+        ("values", "networks[].connected=false", {"cables": False}),
         ("values", "accelerator=kvm", {"accelerators": ()}),
+        ("values", "cloud_init.rerun=true", {"rerun_cloud_init": False}),
+        ("values", "new_name", {"rename": False}),
     ],
 )
 def test_what_a_backend_lacks_is_shown(table, name, change):
-    able = Features(suspend=True, network_types=("user", "tap"), accelerators=("kvm", "tcg"))
+    flags = dict.fromkeys(("suspend", "rename", "rerun_cloud_init"), True)
+    able = Features(network_types=("user", "tap"), accelerators=("kvm", "tcg"), **flags)
 
     tables = matrix.tables({"able": able, "unable": replace(able, **change)})
 
@@ -64,6 +68,11 @@ def test_defaults_that_differ_are_shown():
         "one of type `vnic`",
         "one of type `user`",
     ]
+
+
+def test_defaults_that_ask_for_nothing_are_no_difference():
+    assert "| `` |" not in matrix.tables()["defaults"]
+    assert "`tpm`" not in matrix.tables()["defaults"]
 
 
 @pytest.mark.parametrize("goal", Goal)

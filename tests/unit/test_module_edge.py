@@ -17,6 +17,7 @@ from ansible.module_utils.common import warnings as ansible_warnings
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._arguments import VM, VM_INFO
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     HostError,
+    InvalidSpec,
     SshFailed,
     VmError,
 )
@@ -25,7 +26,10 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._manage imp
     describe_vms,
     manage_vm,
 )
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._module import run
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._module import hide, run
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._noop.backend import (
+    NoopBackend,
+)
 from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import KEY, SECRET
 
 try:
@@ -111,7 +115,7 @@ def test_an_error_of_ours_comes_out_whole_and_without_a_traceback(edge):
     assert result["msg"] == "vcpus: 0 is not between 1 and 1024."
     assert result["error"] == {
         "code": "vm_manager.create.invalid_vcpus",
-        "help": "Give at least 1 virtual CPU.",
+        "help": "Give a number of virtual CPUs that is in this range.",
         "details": {"option": "vcpus"},
     }
     assert "exception" not in result
@@ -240,6 +244,16 @@ def test_the_echo_of_the_options_says_what_was_hidden(edge):
     assert shown["user_data"] == shown["network_config"] == "(hidden)"
 
 
+def test_what_a_server_is_shown_is_hidden_in_the_echo():
+    shown = {"username": "me", "headers": None, "image": "https://example.org/a?key=s"}
+    hidden = {"headers": {"Private-Token": "s"}, "password": "s"}
+
+    assert hide({"a": shown, "b": [hidden]}) == {
+        "a": {**shown, "image": "https://example.org/a?..."},
+        "b": [{"headers": "(hidden)", "password": "(hidden)"}],
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "option"),
     [
@@ -352,6 +366,32 @@ def test_a_task_without_a_change_waits_for_the_one_that_works_on_the_machine(edg
 
     assert busy["error"]["code"] == "vm_manager.vm.busy"
     assert (looked["changed"], edge.vm(wait_timeout=0)["changed"]) == (False, False)
+
+
+def test_what_changed_while_the_task_waited_for_another_is_checked_again(edge, monkeypatch):
+    """The other task removes the machine, and this host would not take a new one."""
+    edge.vm(state="stopped")
+    take, seen = Store.lock, []
+
+    @contextlib.contextmanager
+    def take_after_the_other(store, name, timeout):
+        with take(store, name, timeout):
+            (edge.data_dir / "vms" / name / "vm.json").unlink()
+            yield
+
+    def check(backend, spec, found):
+        seen.append(found is not None)
+        if found is None:
+            raise InvalidSpec("image: it is gone.", option="image")
+
+    monkeypatch.setattr(Store, "lock", take_after_the_other)
+    monkeypatch.setattr(NoopBackend, "check", check)
+
+    refused = edge.vm()
+
+    assert refused["error"]["details"] == {"option": "image"}
+    assert seen == [True, False]
+    assert not (edge.data_dir / "vms" / "web1" / "vm.json").exists()
 
 
 def test_waiting_for_ssh_on_a_machine_that_only_pretends_is_short(edge):

@@ -14,6 +14,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.netwo
     address_filter_from_params,
     networks_from_params,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import VmSpec
 
 BRIDGE = {"type": "bridge", "bridge": "br0"}
 FORWARD = {"host": 8080, "guest": 80}
@@ -121,6 +122,18 @@ def test_address_filter():
     assert address_filter_from_params(given) == AddressFilter(
         4, ("192.168.77.0/24",), ("/var/leases",)
     )
+
+
+def test_an_option_that_is_left_out_keeps_what_counted_before():
+    before = VmSpec("web1", addresses=AddressFilter(6, ("fd00::/8",), ("/var/leases",)))
+
+    def then(**params):
+        return VmSpec("web1", addresses=address_filter_from_params(params)).over(before).addresses
+
+    assert then(ip_version=4) == AddressFilter(4, ("fd00::/8",), ("/var/leases",))
+    assert then(ip_range=[], lease_files=["/a"]) == AddressFilter(6, (), ("/a",))
+    new = VmSpec("web1", addresses=address_filter_from_params({"ip_version": 4})).completed()
+    assert new.addresses == AddressFilter(4, (), ())
 
 
 @pytest.mark.parametrize("junk", ["192.168.77.0/33", "192.168.77.1/24", "home", ""])

@@ -64,7 +64,7 @@ def test_a_wait_gives_up_in_time(child):
         waited = time.monotonic() - begin
 
     assert not seen
-    assert 0.1 <= waited < 5
+    assert 0.1 <= waited < 8
 
 
 @pytest.mark.parametrize("timeout", [0, 0.0, -1])
@@ -73,13 +73,13 @@ def test_a_look_does_not_wait(child, timeout):
         begin = time.monotonic()
 
         assert not process.wait(timeout)
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 8
 
 
 def test_a_zombie_has_ended(child):
     with Process.open(child.pid) as process:
         process.send(signal.SIGKILL)
-        seen = process.wait(5)
+        seen = process.wait(20)
         with open(f"/proc/{child.pid}/stat") as stream:
             kind = stream.read().rpartition(")")[2].split()[0]
 
@@ -99,7 +99,7 @@ def test_a_zombie_can_still_be_opened_and_has_ended(child):
 def test_a_signal_to_a_process_that_has_ended_is_harmless(child, reaped, signum):
     with Process.open(child.pid) as process:
         child.kill()
-        assert process.wait(5)
+        assert process.wait(20)
         if reaped:
             child.wait()
 
@@ -112,7 +112,7 @@ def test_a_signal_arrives(child):
     with Process.open(child.pid) as process:
         process.send(signal.SIGTERM)
 
-        assert process.wait(5)
+        assert process.wait(20)
     assert child.wait() == -signal.SIGTERM
 
 
@@ -189,7 +189,7 @@ def test_a_program_that_takes_too_long_is_ended():
     with pytest.raises(CommandFailed, match=r"did not end within 0\.2 s"):
         run(python("import time; time.sleep(60)"), timeout=0.2)
 
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
 
 
 def test_a_program_that_cannot_be_run_is_an_error_of_ours(tmp_path):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import http.server
 import json
@@ -31,7 +32,7 @@ from ansible_collections.cloudnebula.hypervisor.tests.doubles.propolis_thread im
     ServerThread,
     ThreadHost,
 )
-from ansible_collections.cloudnebula.hypervisor.tests.unit.test_propolis_rules import good_body
+from ansible_collections.cloudnebula.hypervisor.tests.unit.propolis_samples import good_body
 
 UUID = "7c1f0f0e-64fb-4d0f-8f0e-0c6f3f3e9f5b"
 MACS = {f"vm7c1f{index}n{index}": f"02:08:20:00:00:0{index}" for index in range(2)}
@@ -50,14 +51,14 @@ def make_server(tmp_path):
 
 
 def client(server, version="1.0.0"):
-    return PropolisApi(server.url, version, server.host.log_path)
+    return PropolisApi(server.url, version, lambda: server.host.log_path)
 
 
 def body_for(server, version="1.0.0"):
     return good_body(server.host, version)
 
 
-def soon(seconds=5.0):
+def soon(seconds=20.0):
     return time.monotonic() + seconds
 
 
@@ -107,7 +108,7 @@ def scripted():
             thread.start()
             stack.callback(thread.join)
             stack.callback(server.shutdown)
-            api = PropolisApi(f"http://127.0.0.1:{server.server_port}", "1.0.0", log_path)
+            api = PropolisApi(f"http://127.0.0.1:{server.server_port}", "1.0.0", lambda: log_path)
             return api, server.asked
 
         yield make
@@ -254,6 +255,9 @@ def test_ensure_that_got_through_before_is_fine(make_server):
     api.wait_for(("Running",), soon())
     api.ensure(body_for(server))
 
+    assert api.instance().state == "Running"
+    assert api.monitor(0, 10.0).gen == 3, "neither made anew nor started again"
+
 
 @pytest.mark.parametrize(
     "there",
@@ -280,6 +284,27 @@ def test_stop_of_what_is_gone_is_fine(scripted, status):
             api.request_state(wish)
 
 
+def test_power_of_an_instance_that_is_being_made_is_cut_too(make_server):
+    server = make_server(step=1.5)
+    api = client(server)
+    with concurrent.futures.ThreadPoolExecutor() as others:
+        made = others.submit(client(server).ensure, body_for(server))
+        while api.instance() is None:
+            time.sleep(0.01)
+        begun = time.monotonic()
+
+        assert api.cut_power(soon()) == "Destroyed"
+
+    assert time.monotonic() - begun > 1  # the first request was too early
+    made.result()
+
+
+def test_cutting_the_power_has_a_deadline(scripted):
+    api, _asked = scripted((204, b""), (200, {"gen": 4, "state": "Stopping", "migration": {}}))
+
+    assert api.cut_power(time.monotonic() + 0.1) == "Stopping"
+
+
 def test_uninitialized_for_another_reason_is_no_missing_instance(scripted):
     api, _asked = scripted((424, error("something else", "Other")))
     with pytest.raises(PropolisRefused):
@@ -292,10 +317,10 @@ def test_monitor_returns_at_the_limit(make_server):
     api.ensure(body_for(server))
     begin = time.monotonic()
 
-    assert api.monitor(0, 2.0) == Change(1, "Creating")
+    assert api.monitor(0, 10.0) == Change(1, "Creating")
     assert api.monitor(2, 0.2) is None
 
-    assert 0.1 < time.monotonic() - begin < 2.0
+    assert 0.1 < time.monotonic() - begin < 8.0
 
 
 @pytest.mark.parametrize("status", [410, 424])
@@ -340,7 +365,7 @@ def test_wait_ends_at_its_deadline_with_what_was_seen(make_server):
 
     assert api.wait_for(("Destroyed",), soon(0.3)) == "Running"
 
-    assert 0.2 < time.monotonic() - begin < 2.0
+    assert 0.2 < time.monotonic() - begin < 8.0
 
 
 def test_deadline_in_the_past_still_looks_once(make_server):
@@ -398,7 +423,9 @@ def test_console_longer_than_what_is_kept_gives_its_last_mib(make_server):
 def test_nobody_listens():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        api = PropolisApi(f"http://127.0.0.1:{free.getsockname()[1]}", "1.0.0", "/nowhere/log")
+        api = PropolisApi(
+            f"http://127.0.0.1:{free.getsockname()[1]}", "1.0.0", lambda: "/nowhere/log"
+        )
         assert api.answers(1.0) is False
         with pytest.raises(PropolisUnreachable) as caught:
             api.instance()
@@ -409,11 +436,28 @@ def test_nobody_listens():
         begin = time.monotonic()
         with pytest.raises(PropolisUnreachable):
             api.await_answer(time.monotonic() + 0.6)
-        assert time.monotonic() - begin < 2.0
+        assert time.monotonic() - begin < 8.0
 
 
-def test_await_answer_returns_when_the_server_is_there(make_server):
-    client(make_server()).await_answer(soon())
+def test_await_answer_lasts_until_the_server_is_there():
+    address = ("127.0.0.1", 0)
+    with http.server.ThreadingHTTPServer(address, Scripted, bind_and_activate=False) as late:
+        late.answers, late.asked = [(424, error("nothing yet", "NoInstance"))], []
+        late.server_bind()  # nobody listens yet
+        api = PropolisApi(f"http://127.0.0.1:{late.server_address[1]}", "1.0.0")
+        assert api.answers(1.0) is False
+
+        def begin():
+            late.server_activate()
+            late.serve_forever(0.01)
+
+        beginning = threading.Timer(0.3, begin)
+        beginning.start()
+        api.await_answer(soon())
+        late.shutdown()
+        beginning.join(20)
+
+    assert late.asked
 
 
 def test_silent_server_is_given_up():
@@ -421,7 +465,7 @@ def test_silent_server_is_given_up():
         api = PropolisApi(f"http://127.0.0.1:{silent.getsockname()[1]}", "1.0.0")
         begin = time.monotonic()
         assert api.answers(0.2) is False
-        assert time.monotonic() - begin < 2.0
+        assert time.monotonic() - begin < 8.0
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 """What we send, and what the pretended server answers, is what the published documents of the API say.
 
 The documents belong to the Propolis project and are no part of this one. The environment variable
-``PROPOLIS_API_DOCUMENTS`` names the folder with them; without it they are looked for beside this project's folder.
+``PROPOLIS_API_DOCUMENTS`` names the folder with them; without it they are looked for near this project's folder.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from ansible_collections.cloudnebula.hypervisor.tests.doubles.propolis_thread im
     ThreadHost,
     ask,
 )
-from ansible_collections.cloudnebula.hypervisor.tests.unit.test_propolis_instance import GOLDEN
-from ansible_collections.cloudnebula.hypervisor.tests.unit.test_propolis_rules import good_body
+from ansible_collections.cloudnebula.hypervisor.tests.unit.propolis_samples import GOLDEN, good_body
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDER = Path(os.environ.get("PROPOLIS_API_DOCUMENTS") or ROOT.parent / "shared" / "propolis")
 FILES = {
     "1.0.0": "propolis-server-1.0.0.openapi.json",
     "5.0.0": "propolis-server.openapi.json",
     "6.0.0": "propolis-server-6.0.0-pr1178.openapi.json",
 }
+NAMED = os.environ.get("PROPOLIS_API_DOCUMENTS")
+FOUND = [path.parent for path in ROOT.parent.glob(f"*/propolis/{FILES['1.0.0']}")]
+FOLDER = Path(NAMED) if NAMED else next(iter(FOUND), None)
 MACS = {f"vm7c1f{index}n{index}": f"02:08:20:00:00:0{index}" for index in range(2)}
 BODIES = sorted(path.stem for path in GOLDEN.iterdir())
 
 pytestmark = pytest.mark.skipif(
-    not FOLDER.is_dir() and "PROPOLIS_API_DOCUMENTS" not in os.environ,
-    reason=f"the API's documents are not there: {FOLDER}",
+    FOLDER is None, reason="the API's documents are not there: set PROPOLIS_API_DOCUMENTS"
 )
 
 
@@ -160,7 +160,7 @@ MONITOR = "/instance/state-monitor"
 
 
 def reach(talk, state):
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while talk("GET", "/instance", status=200)["instance"]["state"] != state:
         assert time.monotonic() < deadline
 

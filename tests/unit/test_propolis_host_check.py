@@ -15,6 +15,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.error
     CommandFailed,
     HostError,
     ImageNotFound,
+    InvalidVcpus,
     LinkMissing,
     PoolMissing,
     ProgramMissing,
@@ -257,6 +258,13 @@ def test_first_problem_is_raised(host):
 
     with pytest.raises(BackendNotAvailable, match="needs illumos: this host has no zfs"):
         host.check(answers(vmm=1))
+
+
+def test_server_counts_virtual_cpus_with_8_bits(host):
+    host.check(vcpus=255)
+
+    with pytest.raises(InvalidVcpus, match="vcpus: 256 is more than the 255 "):
+        host.check(vcpus=256)
 
 
 @pytest.mark.parametrize("link", ["igb0", "stub0", None])

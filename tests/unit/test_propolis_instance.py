@@ -12,45 +12,24 @@ import base64
 import json
 import os
 import uuid
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     BadRecord,
     InvalidSpec,
 )
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.networks import Network
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.propolis import (
     API_VERSIONS,
-    PROPOLIS_DEFAULTS,
-    PropolisRecord,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._propolis.instance import (
     Seed,
     build_ensure,
     check_ensure,
 )
-from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import FULL_HANDLE, FULL_SPEC
+from ansible_collections.cloudnebula.hypervisor.tests.unit.propolis_samples import GOLDEN, machine
 
-GOLDEN = Path(__file__).parent / "golden" / "propolis"
 SEED_FILE = Seed(path="/data/vms/web1/seed.iso")
 AWKWARD = ("com1", "disk0", "disk0-backend", "cloud-init", "x", "x-backend", "pvpanic")
-
-
-def machine(name="web1", networks=("net0",), api_version="1.0.0", **record):
-    """Return a machine on Propolis with such network cards."""
-    cards = tuple(Network(type="vnic", name=card) for card in networks)
-    vnics = {card: f"vm7c1f{index}n{index}" for index, card in enumerate(networks)}
-    known = {"disk": f"rpool/vms/{name}/disk0", "vnics": vnics, **record}
-    options = replace(PROPOLIS_DEFAULTS, api_version=api_version)
-    return FULL_HANDLE.evolve(
-        id="propolis-7c1f0f0e-64fb-4d0f-8f0e-0c6f3f3e9f5b",
-        name=name,
-        spec=replace(FULL_SPEC, name=name, networks=cards, propolis=options),
-        overlay_path=None,
-        propolis=PropolisRecord(port=12400, **known),
-    )
 
 
 CASES = {

@@ -22,8 +22,6 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._propolis.a
     PropolisApi,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._propolis.instance import (
-    Seed,
-    build_ensure,
     check_ensure,
 )
 from ansible_collections.cloudnebula.hypervisor.tests.doubles.propolis_thread import (
@@ -31,7 +29,7 @@ from ansible_collections.cloudnebula.hypervisor.tests.doubles.propolis_thread im
     ThreadHost,
     ask,
 )
-from ansible_collections.cloudnebula.hypervisor.tests.unit.test_propolis_instance import machine
+from ansible_collections.cloudnebula.hypervisor.tests.unit.propolis_samples import good_body
 
 UUID = "0f0e0d0c-0b0a-4908-8706-050403020100"
 
@@ -404,12 +402,6 @@ def server(host):
         yield server
 
 
-def good_body(host, version):
-    """Return a body that the pretended host takes: its disk exists, and so do its VNICs."""
-    vm = machine(networks=("net0", "net1"), api_version=version, disk=None)
-    return build_ensure(vm.evolve(overlay_path=host.disk), Seed(path=host.disk))
-
-
 @pytest.mark.parametrize("version", ["1.0.0", "5.0.0", "6.0.0"])
 def test_good_body_passes_both(host, server, version):
     body = good_body(host, version)
@@ -453,7 +445,7 @@ def test_server_refuses_the_breach(host, server, name):
     if "panic" in expected:
         with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
             ask(server.url, "PUT", "/instance", body, api_version=breach.version)
-        assert host.died.wait(5)
+        assert host.died.wait(20)
         assert expected["panic"] in host.panicked
         return
     status, answer = ask(server.url, "PUT", "/instance", body, api_version=breach.version)

@@ -404,7 +404,9 @@ def test_last_words_are_read_though_the_request_cannot_be_sent(path):
         session.say(event("SHUTDOWN", reason="host-signal"))
 
     with FakeQmp(path, greeted(act)) as server, Qmp.connect(path, LONG) as qmp:
+        deadline = time.monotonic() + LONG
         while not server.sessions[0].closed:
+            assert time.monotonic() < deadline, "the server keeps the connection"
             time.sleep(0.01)
         with takes(0), pytest.raises(QmpCommandFailed) as failed:
             qmp.execute("query-status", timeout=LONG)

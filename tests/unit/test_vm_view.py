@@ -9,7 +9,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import VmSpec
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
+    CloudInit,
+    VmSpec,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.vm import (
     ConsoleEndpoint,
@@ -57,6 +60,7 @@ def test_a_running_machine_shows_everything():
                 "format": "raw",
                 "size": 20 * GIB,
                 "image": "/srv/images/base.qcow2",
+                "layers": list(FULL_HANDLE.layers),
                 "attached": True,
             },
             {
@@ -65,6 +69,7 @@ def test_a_running_machine_shows_everything():
                 "format": "qcow2",
                 "size": 5 * GIB,
                 "image": None,
+                "layers": [],
                 "attached": True,
             },
         ],
@@ -186,6 +191,22 @@ def test_the_diff_shows_that_a_document_is_set_but_not_what_it_says():
         **dict.fromkeys(SECRETS, "(hidden)"),
     }
     assert "user_data" not in show_options(spec, "qemu", VmState.RUNNING)["cloud_init"]
+
+
+def test_the_diff_shows_that_a_document_says_something_else_but_not_what():
+    before = CloudInit(user_data={"a": SECRET}, meta_data="x")
+    after = CloudInit(user_data={"a": 1}, meta_data="x", network_config="y")
+
+    shown = show_options(
+        VmSpec("web1", cloud_init=after), "q", VmState.RUNNING, VmSpec("web1", cloud_init=before)
+    )["cloud_init"]
+
+    told = {name: shown[name] for name in SECRETS}
+    assert told == {
+        "user_data": "(hidden, another one)",
+        "meta_data": "(hidden)",
+        "network_config": "(hidden)",
+    }
 
 
 def test_no_secret_is_shown_anywhere():

@@ -13,6 +13,7 @@ from .live import Hotplug
 from .spec import VmSpec
 
 MICROVM = "microvm"
+IDE_DISKS = 3  # the fourth place is the CD-ROM drive's
 
 
 def check_board(spec: VmSpec) -> None:
@@ -32,8 +33,20 @@ def check_board(spec: VmSpec) -> None:
                 "without a kernel nobody reads it",
                 f"Give kernel as well, or an empty {option}.",
             )
+    on_sata = [disk for disk in spec.disks or () if disk.bus == "sata"]
+    if has_ide(spec.machine) and len(on_sata) > IDE_DISKS:
+        raise _invalid(
+            "disks",
+            f"the machine type '{spec.machine}' has room for {IDE_DISKS} of them on sata",
+            "Use another bus for the others, or the machine type q35.",
+        )
     if spec.machine == MICROVM:
         _check_microvm(spec)
+
+
+def has_ide(machine: str | None) -> bool:
+    """Tell whether a machine type has, in place of SATA, two IDE buses with two places each."""
+    return machine is not None and (machine == "pc" or machine.startswith("pc-i440fx-"))
 
 
 def hotplug_of(machine: str | None, can: Hotplug) -> Hotplug:
@@ -67,9 +80,10 @@ def _check_microvm(spec: VmSpec) -> None:
     for option, reason in missing.items():
         if reason:
             raise _invalid(option, f"a microvm {reason}", nothing)
-    for index, disk in enumerate(spec.disks or ()):
+    for disk in spec.disks or ():
         if disk.bus not in (None, "virtio-blk", "virtio-scsi"):
-            raise _invalid(f"disks[{index}].bus", f"a microvm has no bus for {disk.bus}", nothing)
+            option = f"disks ({disk.name}).bus"
+            raise _invalid(option, f"a microvm has no bus for {disk.bus}", nothing)
     for index, network in enumerate(spec.networks or ()):
         if network.model != "virtio":
             option = f"networks[{index}].model"

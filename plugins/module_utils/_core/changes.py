@@ -62,6 +62,7 @@ EFFECTS: Mapping[str, Effect] = {
     "qemu_args": Effect.NEXT_START,
     "autostart": Effect.AT_ONCE,
     "clone_from": Effect.RECREATE,
+    "clone_mode": Effect.RECREATE,
 }
 
 

@@ -21,11 +21,20 @@ def clone_wish(wish: VmSpec, source: Vm | None, tag: str, features: Features) ->
         raise Unsupported(f"clone_from is not available on backend {tag}.", option="clone_from")
     found = check_source(wish, source)
     base = found.handle.spec
+    if found.handle.backend != tag:
+        raise InvalidSpec(
+            f"backend: a clone has that of the machine that it is made from, {found.handle.backend}.",
+            "Leave backend out.",
+            option="backend",
+        )
+    mode = wish.clone_mode or "full"
+    if mode == "linked":
+        _check_linkable(found)
     cards = tuple(replace(card, mac=None) for card in base.networks or ())
     cloud_init = replace(base.cloud_init or CloudInit(), hostname=None)
     base = replace(base, networks=cards, cloud_init=cloud_init, autostart=False, backend=tag)
     size = wish.disk_size or found.handle.disk_bytes
-    return replace(wish.over(base), disk_size=size)
+    return replace(wish.over(base), disk_size=size, clone_mode=mode)
 
 
 def check_source(wish: VmSpec, source: Vm | None) -> Vm:
@@ -47,3 +56,17 @@ def check_source(wish: VmSpec, source: Vm | None) -> Vm:
             option="disk_size",
         )
     return source
+
+
+def _check_linkable(source: Vm) -> None:
+    """Raise ``InvalidSpec`` if a disk of the machine is of a kind that nothing can be made to rest on."""
+    handle = source.handle
+    for disk in handle.spec.disks or ():
+        record = handle.disks.get(disk.name)
+        if record is not None and record.format != "qcow2":
+            raise InvalidSpec(
+                f"clone_mode: the disk '{disk.name}' of the VM '{handle.name}' is {record.format}, and a linked clone "
+                "needs qcow2.",
+                "Use clone_mode: full.",
+                option="clone_mode",
+            )

@@ -34,6 +34,8 @@ def decide(wish: VmSpec, power: Power, seen: Seen, tag: str, features: Features)
     if power.goal is Goal.ABSENT:
         return with_autostart(make_plan(wish, power, found, tag, features), wish, power, found)
     if wish.clone_from is not None and (found is None or found.state is VmState.PREPARING):
+        begun = found.handle.spec.clone_mode if found else None
+        wish = replace(wish, clone_mode=wish.clone_mode or begun)
         wish = clone_wish(wish, seen.source, tag, features)
     wish = checked_wish(wish, found.handle if found else None, features.rerun_cloud_init)
     if found is None or found.handle.name == wish.name:

@@ -75,13 +75,17 @@ _DEFAULTS = Disk(
 
 @dataclass(frozen=True)
 class DiskRecord:
-    """A disk that was made: where it lies and what it holds."""
+    """A disk that was made: where it lies and what it holds.
+
+    It rests on its ``layers``, each on the next, and these on the image.
+    """
 
     path: str
     format: str
     size: int  # bytes
     base_image: str | None = None
     base_format: str | None = None
+    layers: tuple[str, ...] = ()  # files that it shares with linked clones, the uppermost first
 
 
 def merged(wish: Sequence[Disk] | None, base: Sequence[Disk] | None) -> tuple[Disk, ...] | None:
@@ -118,6 +122,9 @@ def check_together(disks: Sequence[Disk], wish: Sequence[Disk]) -> None:
                     f"{_place(disk.name, wish)}.{total}",
                     f"it stands for reads and writes together, so {total}_read and {total}_write must be 0",
                 )
+        if disk.bus == "sata" and disk.readonly:
+            place = _place(disk.name, wish)
+            raise _invalid(f"{place}.readonly", "a disk on sata can only be written, too")
         if disk.aio == "native" and disk.cache not in ("none", "directsync"):
             raise _invalid(
                 f"{_place(disk.name, wish)}.aio", "native needs cache none or directsync"
@@ -193,6 +200,8 @@ def _disk(option: str, item: Mapping[str, Any]) -> Disk:
                     f"{option}.{suboption}",
                     f"the disk {SYSTEM_DISK} is made by the option {instead}",
                 )
+    if item.get("format") == "raw" and name == SYSTEM_DISK:
+        raise _invalid(f"{option}.format", f"{SYSTEM_DISK} is qcow2, whatever the image is")
     if item.get("readonly") and name == SYSTEM_DISK:
         raise _invalid(f"{option}.readonly", "the guest's own disk is written")
     if item.get("format") == "raw" and item.get("image") is not None:

@@ -50,7 +50,7 @@ class InvalidVcpus(InvalidSpec):
     """The number of virtual CPUs makes no sense."""
 
     code = "vm_manager.create.invalid_vcpus"
-    default_help = "Give at least 1 virtual CPU."
+    default_help = "Give a number of virtual CPUs that is in this range."
 
 
 class InvalidMemory(InvalidSpec):

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
-from .disks import Disk, DiskRecord
+from .disks import SYSTEM_DISK, Disk, DiskRecord
 from .errors import BadRecord
 from .firmware import FirmwareRecord
 from .folders import SharedFolder
@@ -66,6 +66,7 @@ class VmHandle:
     disk_format: str = "qcow2"
     base_image: str | None = None  # the file that the disk rests on or was made from
     propolis: PropolisRecord | None = None
+    layers: tuple[str, ...] = ()  # what the system disk rests on, above the image
     disks: Mapping[str, DiskRecord] = field(default_factory=dict)  # besides the system disk
     stopped_by: str | None = None  # how the last run ended: the rung of the ladder that was needed
     autostart_unit: str | None = None  # the name of the unit that starts it with its host
@@ -96,6 +97,29 @@ class VmHandle:
         if self.propolis is not None and self.propolis.disk is not None:
             return f"{ZVOLS}/{self.propolis.disk}"
         return self.overlay_path
+
+    @property
+    def system_disk(self) -> DiskRecord:
+        """The disk that was made from the image, on a backend that keeps it in a file."""
+        return DiskRecord(
+            self.overlay_path or "",
+            "qcow2",
+            self.disk_bytes or 0,
+            self.base_image or self.spec.image,
+            self.spec.image_format,
+            self.layers,
+        )
+
+    @property
+    def all_disks(self) -> Mapping[str, DiskRecord]:
+        """All disks that were made, by name."""
+        return {SYSTEM_DISK: self.system_disk, **self.disks}
+
+    def with_disks(self, changed: Mapping[str, DiskRecord]) -> VmHandle:
+        """Return a copy whose disks of these names lie, and rest, elsewhere."""
+        system = changed.get(SYSTEM_DISK, self.system_disk)
+        others = {name: changed.get(name, record) for name, record in self.disks.items()}
+        return replace(self, overlay_path=system.path or None, layers=system.layers, disks=others)
 
     @property
     def vcpus(self) -> int:
@@ -150,10 +174,12 @@ def load(raw: bytes, path: str) -> VmHandle:
         record = data.pop("propolis", None)
         disks = data.pop("disks", None) or {}
         firmware = data.pop("firmware", None) or {}
+        layers = data.pop("layers", [])
         handle = VmHandle(
             **{**data, "spec": _spec(data["spec"]), "state": VmState(data["state"])},
             booted=None if booted is None else _spec(booted),
-            disks={name: DiskRecord(**row) for name, row in disks.items()},
+            layers=_paths(layers),
+            disks={name: _disk_record(row) for name, row in disks.items()},
             firmware={name: FirmwareRecord(**row) for name, row in firmware.items()},
             propolis=None if record is None else PropolisRecord(**record),
         )
@@ -163,15 +189,27 @@ def load(raw: bytes, path: str) -> VmHandle:
     return handle
 
 
+def _disk_record(row: Mapping[str, Any]) -> DiskRecord:
+    values = dict(row)
+    return DiskRecord(**{**values, "layers": _paths(values.get("layers", []))})
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise TypeError("layers is no list of paths")
+    return tuple(value)
+
+
 def _spec(data: Mapping[str, Any]) -> VmSpec:
     values = dict(data)
+    values.setdefault("clone_mode", values.get("clone_from") and "full")
     for name in _CAME_LATER if values.get("backend") != "propolis" else ():
         values.setdefault(name, getattr(DEFAULTS, name))
     if values.get("networks") is not None:
         values["networks"] = tuple(_network(item) for item in values["networks"])
     if values.get("addresses") is not None:
         addresses = values["addresses"]
-        lists = {key: tuple(addresses[key]) for key in ("ranges", "lease_files")}
+        lists = {key: tuple(addresses[key] or ()) for key in ("ranges", "lease_files")}
         values["addresses"] = AddressFilter(**{**addresses, **lists})
     if values.get("ssh_port_range") is not None:
         values["ssh_port_range"] = PortRange(**values["ssh_port_range"])

@@ -47,12 +47,38 @@ _HALF_MADE = tuple(f".{name}.part" for name in _FILES)
 
 
 _FOLDER_LOCK = re.compile(r"share-[A-Za-z0-9][A-Za-z0-9_-]{0,35}\.(?:lock|sock)")
-_DATA_DISK = re.compile(r"\.?disk-[a-z][a-z0-9_-]{0,14}\.(?:qcow2|raw)(?:\.part.*)?")
+_KEY = r"\.[0-9a-f]{16}"  # of the layer that the file was made over
+_SYSTEM_DISK = re.compile(rf"overlay(?:{_KEY})?\.qcow2")
+_DATA_DISK = re.compile(rf"disk-[a-z][a-z0-9_-]{{0,14}}(?:{_KEY})?\.(?:qcow2|raw)")
+_OVER_LAYER = re.compile(rf"(?:overlay|disk-[a-z][a-z0-9_-]{{0,14}}){_KEY}\.qcow2")
+_HALF_MADE_DISK = re.compile(
+    rf"\.(?:overlay|disk-[a-z][a-z0-9_-]{{0,14}})(?:{_KEY})?\.(?:qcow2|raw)\.part.*"
+)
 
 
 def data_disk(name: str, form: str) -> str:
     """Return the name of the file of a further disk."""
     return f"disk-{name}.{form}"
+
+
+def over_layer(name: str, key: str) -> str:
+    """Return the name of the file that takes the place of the disk's file ``name``, over the layer ``key``."""
+    return f"{name.partition('.')[0]}.{key}.qcow2"
+
+
+def is_over_layer(name: str) -> bool:
+    """Tell whether a name is one of :func:`over_layer`."""
+    return bool(_OVER_LAYER.fullmatch(name))
+
+
+def is_system_disk(name: str) -> bool:
+    """Tell whether a file of this name is a machine's system disk, or was."""
+    return bool(_SYSTEM_DISK.fullmatch(name))
+
+
+def is_disk(name: str) -> bool:
+    """Tell whether a file of this name is a disk of a machine, or was."""
+    return is_system_disk(name) or bool(_DATA_DISK.fullmatch(name))
 
 
 def folder_lock(name: str) -> str:
@@ -67,6 +93,6 @@ def folder_socket(name: str) -> str:
 
 def is_ours(name: str) -> bool:
     """Tell whether the collection makes a file of this name in a machine's folder."""
-    if name in _FILES or name.startswith(_HALF_MADE):
+    if name in _FILES or name.startswith(_HALF_MADE) or is_disk(name):
         return True
-    return any(pattern.fullmatch(name) for pattern in (_DATA_DISK, _FOLDER_LOCK))
+    return any(pattern.fullmatch(name) for pattern in (_HALF_MADE_DISK, _FOLDER_LOCK))

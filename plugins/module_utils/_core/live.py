@@ -37,6 +37,9 @@ class LiveFacts:
     disks: Mapping[str, int] | None = None  # sizes in bytes by name
     networks: tuple[str, ...] | None = None
     cdrom: str | None = None
+    free_slots: int | None = None  # asked for when some devices may have none
+    fixed_disks: tuple[str, ...] = ()  # those without one, which stay until a restart
+    fixed_networks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Hotplug:
 
     vcpus: bool = False  # more of them, up to vcpus_max
     memory: bool = False  # more of it, up to memory_max
-    disk_size: bool = False
+    grow_buses: tuple[str, ...] = ()  # of disks whose guest hears that they have grown
     limits: bool = False
     cdrom: bool = False
     disk_buses: tuple[str, ...] = ()  # of disks that come and go
@@ -87,10 +90,12 @@ def actual_spec(booted: VmSpec, facts: LiveFacts | None) -> VmSpec:
     return spec
 
 
-def live_changes(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Live:
+def live_changes(
+    actual: VmSpec, wanted: VmSpec, can: Hotplug, facts: LiveFacts | None = None
+) -> Live:
     """Return how far the running machine gets from what it has to what is wanted, and how."""
     made = [change for steps in _STEPS for change in steps(actual, wanted, can)]
-    changes = _that_fit(made, actual, can)
+    changes = _that_fit(made, actual, can, facts or LiveFacts())
     becomes = actual
     for change in changes:
         becomes = changed(becomes, change)
@@ -130,26 +135,41 @@ def _each(items: Sequence[_Item], name: str, **values: Any) -> tuple[_Item, ...]
     return tuple(replace(item, **values) if item.name == name else item for item in items)
 
 
-def _that_fit(changes: Sequence[Change], actual: VmSpec, can: Hotplug) -> tuple[Change, ...]:
-    """Leave out what there is no free slot for."""
+def _that_fit(
+    changes: Sequence[Change], actual: VmSpec, can: Hotplug, facts: LiveFacts
+) -> tuple[Change, ...]:
+    """Leave out what there is no free slot for, and what has none that could become free."""
     if can.slots is None:
         return tuple(changes)
-    buses = {disk.name: disk.bus for disk in actual.disks or () if disk.name != SYSTEM_DISK}
-    used = len(actual.networks or ()) + len([bus for bus in buses.values() if _has_slot(bus)])
+    buses = {disk.name: disk.bus for disk in actual.disks or ()}
+    free = facts.free_slots
+    if free is None:
+        free = can.slots - len(actual.networks or ()) - _slots_of_disks(buses)
     fit = []
     for change in changes:
-        if isinstance(change.value, Network) or (
-            isinstance(change.value, Disk) and _has_slot(change.value.bus)
-        ):
-            if used >= can.slots:
-                continue
-            used += 1
-        elif change.what == "remove_network" or (
-            change.what == "remove_disk" and _has_slot(buses[change.name])
-        ):
-            used -= 1
+        needs = 0
+        if change.what == "add_network":
+            needs = 1
+        elif change.what == "add_disk":
+            needs = _slots_of_disks({**buses, change.name: change.value.bus})
+            needs -= _slots_of_disks(buses)
+        elif change.what == "remove_network":
+            needs = -1
+        elif change.what == "remove_disk":
+            needs = -int(_has_slot(buses[change.name]))  # a controller stays
+        fixed = {"remove_network": facts.fixed_networks, "remove_disk": facts.fixed_disks}
+        if needs > max(free, 0) or change.name in fixed.get(change.what, ()):
+            continue
+        if change.what == "add_disk":
+            buses[change.name] = change.value.bus
+        free -= needs
         fit.append(change)
     return tuple(fit)
+
+
+def _slots_of_disks(buses: Mapping[str, str | None]) -> int:
+    ones = [bus for name, bus in buses.items() if name != SYSTEM_DISK and _has_slot(bus)]
+    return len(ones) + ("virtio-scsi" in buses.values())  # its disks share one controller
 
 
 def _has_slot(bus: str | None) -> bool:
@@ -171,7 +191,9 @@ def _memory(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
 
 def _disk_size(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
     size = wanted.disk_size
-    if can.disk_size and size is not None and (actual.disk_size or 0) < size:
+    listed = {disk.name: disk for disk in actual.disks or ()}
+    disk = listed.get(SYSTEM_DISK, Disk(SYSTEM_DISK).completed())
+    if disk.bus in can.grow_buses and size is not None and (actual.disk_size or 0) < size:
         yield Change("resize_disk", SYSTEM_DISK, size)
 
 
@@ -195,7 +217,8 @@ def _disks(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
 
 
 def _alter_disk(old: Disk, new: Disk, can: Hotplug) -> Iterator[Change]:
-    if can.disk_size and new.size is not None and (old.size or 0) < new.size:
+    grows = old.bus in can.grow_buses and not old.readonly
+    if grows and new.size is not None and (old.size or 0) < new.size:
         yield Change("resize_disk", new.name, new.size)
     if can.limits and new.limits != old.limits:
         yield Change("limit_disk", new.name, new.limits)

@@ -66,11 +66,11 @@ class Network:
 
 @dataclass(frozen=True)
 class AddressFilter:
-    """Which addresses of a guest count. Empty means all that are global or private."""
+    """Which addresses of a guest count. ``None`` means left open; empty, all that are global or private."""
 
     version: int | None = None
-    ranges: tuple[str, ...] = ()
-    lease_files: tuple[str, ...] = ()
+    ranges: tuple[str, ...] | None = None
+    lease_files: tuple[str, ...] | None = None
 
 
 def networks_from_params(items: Sequence[Mapping[str, Any]] | None) -> tuple[Network, ...] | None:
@@ -207,6 +207,6 @@ def address_filter_from_params(params: Mapping[str, Any]) -> AddressFilter | Non
             ) from exc
     return AddressFilter(
         version=None if version is None else int(version),
-        ranges=tuple(ranges or ()),
-        lease_files=tuple(files or ()),
+        ranges=None if ranges is None else tuple(ranges),
+        lease_files=None if files is None else tuple(files),
     )

@@ -156,7 +156,7 @@ def make_plan(wish: VmSpec, power: Power, found: Vm | None, tag: str, features: 
         steps=steps,
         state=after,
         before=show_options(_seen_before(found, live), tag, state) if found else {},
-        after=show_options(spec, tag, after),
+        after=show_options(spec, tag, after, found.handle.spec if found else None),
         changes=live.changes,
         discards=discards,
         running=live.becomes,
@@ -279,7 +279,7 @@ def _live(spec: VmSpec, power: Power, found: Vm | None, features: Features) -> L
     if power.apply == "next_start":
         return Live(found.actual, (), pending(found.actual, spec))
     can = hotplug_of(found.actual.machine, features.hotplug)
-    return live_changes(found.actual, spec, can)
+    return live_changes(found.actual, spec, can, found.facts)
 
 
 def _verbs(spec: VmSpec, power: Power, found: Vm | None, live: Live) -> tuple[Verb, ...]:

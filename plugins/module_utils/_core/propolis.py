@@ -63,9 +63,6 @@ class PropolisRecord:
     origin: str | None = None  # snapshot that its disk was cloned from
     vnics: Mapping[str, str] = field(default_factory=dict)  # link names by network name
     links: Mapping[str, str] = field(default_factory=dict)  # what each VNIC was made over
-    service: str | None = None  # the SMF instance in the global zone
-    zone: str | None = None
-    control_vnic: str | None = None
     vnc_port: int | None = None
 
 

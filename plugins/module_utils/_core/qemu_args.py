@@ -41,9 +41,14 @@ def qemu_args_from_params(value: Sequence[str] | None) -> tuple[str, ...] | None
         option = f"qemu_args[{index}]"
         if "\0" in argument or not argument:
             raise InvalidSpec(f"{option}: {argument!r} cannot be an argument.", option=option)
+        wrong = None
         if index == 0 and not argument.startswith("-"):
+            wrong = "does not begin with a dash, so QEMU would take it for a disk"
+        elif argument.startswith("-") and " " in argument:
+            wrong = "begins with a dash and has a blank, so it is an argument and its value in one"
+        if wrong is not None:
             raise InvalidSpec(
-                f"{option}: {argument!r} does not begin with a dash, so QEMU would take it for a disk.",
+                f"{option}: {argument!r} {wrong}.",
                 "Give each argument as an item of its own, such as ['-device', 'virtio-balloon-pci'].",
                 option=option,
             )

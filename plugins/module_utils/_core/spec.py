@@ -103,6 +103,7 @@ class VmSpec:
     qemu_args: tuple[str, ...] | None = None
     autostart: bool | None = None
     clone_from: str | None = None
+    clone_mode: str | None = None  # full or linked; of a machine that was cloned
 
     @property
     def has_user_network(self) -> bool:
@@ -128,6 +129,8 @@ class VmSpec:
         spec = _over(self, base)
         if self.cloud_init is not None and base.cloud_init is not None:
             spec = replace(spec, cloud_init=_over(self.cloud_init, base.cloud_init))
+        if self.addresses is not None and base.addresses is not None:
+            spec = replace(spec, addresses=_over(self.addresses, base.addresses))
         if self.propolis is not None and base.propolis is not None:
             spec = replace(spec, propolis=_over(self.propolis, base.propolis))
         if self.disks is not None and base.disks is not None:
@@ -135,7 +138,7 @@ class VmSpec:
         return spec
 
 
-_Options = TypeVar("_Options", CloudInit, PropolisOptions, VmSpec)
+_Options = TypeVar("_Options", AddressFilter, CloudInit, PropolisOptions, VmSpec)
 
 
 def _over(wish: _Options, base: _Options) -> _Options:
@@ -148,7 +151,7 @@ DEFAULTS = VmSpec(
     vcpus=1,
     memory_mib=1024,
     networks=(Network(),),
-    addresses=AddressFilter(),
+    addresses=AddressFilter(ranges=(), lease_files=()),
     ssh_port_range=PortRange(),
     cloud_init=CloudInit(),
     accelerator="auto",
@@ -194,6 +197,17 @@ def clone_source(params: Mapping[str, Any]) -> str | None:
     return source
 
 
+def _clone_mode(params: Mapping[str, Any]) -> str | None:
+    mode: str | None = params.get("clone_mode")
+    if mode is not None and params.get("clone_from") is None:
+        raise InvalidSpec(
+            "clone_mode: it tells how clone_from makes a machine, which is not given.",
+            "Give clone_from too, or leave clone_mode out.",
+            option="clone_mode",
+        )
+    return mode
+
+
 def spec_from_params(params: Mapping[str, Any]) -> VmSpec:
     """Build the wish from a task's options; raise ``InvalidSpec`` naming the first option that makes no sense."""
     return VmSpec(
@@ -231,6 +245,7 @@ def spec_from_params(params: Mapping[str, Any]) -> VmSpec:
         qemu_args=qemu_args_from_params(params.get("qemu_args")),
         autostart=params.get("autostart"),
         clone_from=clone_source(params),
+        clone_mode=_clone_mode(params),
     )
 
 

@@ -123,7 +123,7 @@ def predict_vm(spec: VmSpec, backend: str, state: VmState) -> dict[str, Any]:
         "id": None,
         "state": state.value,
         "run_state": None,
-        "disks": [_show_made(_yet_to_be_made(disk), disk.name, True) for disk in _data_disks(spec)],
+        "disks": [_predict_disk(disk, spec) for disk in _data_disks(spec)],
         "networks": networks,
         "ip_address": None,
         "ssh": ssh if spec.networks and state is not VmState.DESTROYED else None,
@@ -158,7 +158,7 @@ def _show_disks(vm: Vm) -> list[dict[str, Any]]:
     if handle.disk_path is not None:
         attached.add(SYSTEM_DISK)
         form, size = handle.disk_format, handle.disk_bytes or 0
-        system = DiskRecord(handle.disk_path, form, size, handle.spec.image)
+        system = DiskRecord(handle.disk_path, form, size, handle.spec.image, layers=handle.layers)
         made = {SYSTEM_DISK: system, **made}
     return [
         _show_made(replace(record, size=seen.get(name, record.size)), name, name in attached)
@@ -174,6 +174,11 @@ def _yet_to_be_made(disk: Disk) -> DiskRecord:
     return DiskRecord("", disk.format or "qcow2", disk.size or 0, disk.image)
 
 
+def _predict_disk(disk: Disk, spec: VmSpec) -> dict[str, Any]:
+    shown = _show_made(_yet_to_be_made(disk), disk.name, True)
+    return {**shown, "layers": None} if spec.clone_mode == "linked" else shown
+
+
 def _show_made(record: DiskRecord, name: str, attached: bool) -> dict[str, Any]:
     return {
         "name": name,
@@ -181,6 +186,7 @@ def _show_made(record: DiskRecord, name: str, attached: bool) -> dict[str, Any]:
         "format": record.format,
         "size": record.size or None,
         "image": record.base_image,
+        "layers": list(record.layers),
         "attached": attached,
     }
 
@@ -217,18 +223,24 @@ def _show_ssh(vm: Vm) -> dict[str, Any] | None:
 
 def _show_paths(handle: VmHandle) -> dict[str, Any]:
     has_logs = handle.backend in _LOGS
+    in_zone = handle.spec.propolis is not None and handle.spec.propolis.hosting == "zone"
     return {
         "work_dir": handle.work_dir,
         "qmp_socket": handle.qmp_socket,
         "console_log": os.path.join(handle.work_dir, CONSOLE_LOG) if has_logs else None,
         "hypervisor_log": os.path.join(handle.work_dir, _LOGS[handle.backend])
-        if has_logs
+        if has_logs and not in_zone
         else None,
     }
 
 
-def show_options(spec: VmSpec, backend: str, state: VmState) -> Mapping[str, Any]:
-    """Return one side of a diff: the options as users know them, without secrets and generated values."""
+def show_options(
+    spec: VmSpec, backend: str, state: VmState, since: VmSpec | None = None
+) -> Mapping[str, Any]:
+    """Return one side of a diff: the options as users know them, without secrets and generated values.
+
+    ``since`` is the other side: of a document that is not shown, it is told whether it differs from that.
+    """
     if state is VmState.DESTROYED:
         return {}
     return {
@@ -248,7 +260,9 @@ def show_options(spec: VmSpec, backend: str, state: VmState) -> Mapping[str, Any
         "networks": [_show_network(network) for network in spec.networks or ()],
         "addresses": None if spec.addresses is None else asdict(spec.addresses),
         "ssh_port_range": None if spec.ssh_port_range is None else str(spec.ssh_port_range),
-        "cloud_init": None if spec.cloud_init is None else _show_cloud_init(spec.cloud_init),
+        "cloud_init": None
+        if spec.cloud_init is None
+        else _show_cloud_init(spec.cloud_init, since.cloud_init if since else None),
         "accelerator": spec.accelerator,
         "cpu": spec.cpu,
         "machine": spec.machine,
@@ -264,6 +278,7 @@ def show_options(spec: VmSpec, backend: str, state: VmState) -> Mapping[str, Any
         "qemu_args": list(spec.qemu_args or ()),
         "autostart": bool(spec.autostart),
         "clone_from": spec.clone_from,
+        "clone_mode": spec.clone_mode,
         "propolis": None if spec.propolis is None else asdict(spec.propolis),
         "labels": dict(spec.labels or {}),
         "description": spec.description or "",
@@ -276,12 +291,16 @@ def _show_disk(disk: Disk) -> dict[str, Any]:
     return {key: value for key, value in shown.items() if value is not None}
 
 
-def _show_cloud_init(cloud_init: CloudInit) -> Mapping[str, Any]:
-    secrets = ("user_data", "meta_data", "network_config")
+def _show_cloud_init(cloud_init: CloudInit, since: CloudInit | None) -> Mapping[str, Any]:
+    told = {}
+    for name in ("user_data", "meta_data", "network_config"):
+        value, before = getattr(cloud_init, name), getattr(since, name, None)
+        if value is not None:
+            told[name] = "(hidden)" if before in (None, value) else "(hidden, another one)"
     return {
         "hostname": cloud_init.hostname,
         "user": cloud_init.user,
         "ssh_authorized_keys": list(cloud_init.ssh_authorized_keys or ()),
         "ssh_host_key": bool(cloud_init.ssh_host_key),
-        **{name: "(hidden)" for name in secrets if getattr(cloud_init, name) is not None},
+        **told,
     }

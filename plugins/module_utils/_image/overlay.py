@@ -6,10 +6,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+
+from .._core.disks import DiskRecord
 from .._core.errors import CommandFailed, OverlayFailed
 from .._host.commands import Limits, run
 from .._host.files import doing, replacing
 from .inspect import Image
+from .own_disk import look_at_disk
 from .qemu_img import MEMORY
 
 _LIMITS = Limits(cpu_seconds=60, address_space=MEMORY, wall_seconds=120)
@@ -38,17 +43,57 @@ def create_disk(path: str, form: str, size: int) -> None:
             raise OverlayFailed(f"The disk {path} could not be made: {exc}") from exc
 
 
-def copy_disk(source: str, form: str, path: str, base: str | None, base_format: str | None) -> None:
-    """Copy a disk that no process writes, in one step; the copy rests on the same ``base`` and holds no snapshots."""
-    over = [] if base is None else ["-B", base, "-F", base_format or "qcow2"]
+def copy_disk(source: DiskRecord, path: str) -> None:
+    """Copy a disk that no process writes, in one step.
+
+    The copy rests on the same image, but on no layers, and holds no snapshots.
+    """
     with doing(f"make the disk {path}"), replacing(path) as part:
         try:
-            run(
-                ["qemu-img", "convert", "-q", "-f", form, "-O", form, *over, source, part],
-                timeout=_COPY_TIMEOUT,
-            )
+            if source.layers and source.base_image is not None:
+                _flatten(source, part)
+            else:
+                _convert(source, part, source.base_image, source.base_format)
         except CommandFailed as exc:
-            raise OverlayFailed(f"The disk {source} could not be copied: {exc}") from exc
+            raise OverlayFailed(f"The disk {source.path} could not be copied: {exc}") from exc
+
+
+def _convert(source: DiskRecord, part: str, below: str | None, form: str | None) -> None:
+    """Copy what a disk holds above the next file below it, or all of it if the copy is to rest on nothing."""
+    over = [] if below is None else ["-B", below, "-F", form or "qcow2"]
+    formats = ["-f", source.format, "-O", source.format]
+    run(
+        ["qemu-img", "convert", "-q", *formats, *over, source.path, part],
+        timeout=_COPY_TIMEOUT,
+    )
+
+
+def _flatten(source: DiskRecord, part: str) -> None:
+    """Copy what a disk and its layers hold above the image."""
+    # convert leaves out what the layers hold, and rebase takes it in. Up to QEMU 8.0, rebase never ends if the disk is
+    # larger than the next file below it: so that is an empty one of the same size.
+    below = f"{part}.below"
+    try:
+        over = ["-b", source.layers[0], "-F", "qcow2"]
+        size = str(look_at_disk(source.path).virtual_size)
+        run(["qemu-img", "create", "-q", "-f", "qcow2", *over, below, size], limits=_LIMITS)
+        _convert(source, part, below, "qcow2")
+        image = ["-b", source.base_image or "", "-F", source.base_format or "qcow2"]
+        run(["qemu-img", "rebase", "-q", "-f", "qcow2", *image, part], timeout=_COPY_TIMEOUT)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(below)
+
+
+def branch_disk(source: DiskRecord, path: str) -> None:
+    """Make an empty disk that rests on what a disk, which is blank, rests on: both then hold the same."""
+    size = look_at_disk(source.path).virtual_size
+    if source.layers:
+        create_overlay(path, Image(source.layers[0], "qcow2", size), size)
+    elif source.base_image is not None:
+        create_overlay(path, Image(source.base_image, source.base_format or "qcow2", size), size)
+    else:
+        create_disk(path, source.format, size)
 
 
 def grow_overlay(path: str, size: int) -> None:

@@ -39,7 +39,7 @@ class NoopBackend:
         hotplug=Hotplug(
             vcpus=True,
             memory=True,
-            disk_size=True,
+            grow_buses=("virtio-blk", "virtio-scsi"),
             limits=True,
             cdrom=True,
             disk_buses=("virtio-blk", "virtio-scsi", "nvme"),

@@ -40,7 +40,7 @@ def look(vm: VmHandle, networks: Sequence[Network], api: PropolisApi) -> tuple[R
         **_neighbours(),
     )
     queries = [
-        AddressQuery(mac, network.link, wanted.version, wanted.ranges)
+        AddressQuery(mac, network.link, wanted.version, wanted.ranges or ())
         for mac, network in zip(macs, networks)
     ]
     return tuple(collect(query, evidence) for query in queries)

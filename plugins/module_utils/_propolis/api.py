@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .._core.errors import HttpFailed, PropolisProtocol, PropolisRefused, PropolisUnreachable
 from .._host.http import Request, Response, send
 from .rules import check_ensure, encode
+from .run_state import DESTROYED, FINAL
 from .server_log import log_tail
 
-DESTROYED = "Destroyed"
-FINAL = (DESTROYED, "Failed")  # nothing comes after these
 _OVER = (*FINAL, "Stopping", "Stopped")
 HISTORY_LIMIT = 1 << 20  # bytes; the server keeps the first and the last MiB of the console
 
 _QUICK = 10.0  # seconds for an answer that costs the server nothing
 _ENSURE = 120.0  # seconds to make an instance, memory and devices
 _WATCH = 20.0  # seconds for one look of the monitor, which answers when something changes
+_REPEAT = 1.0  # seconds between two requests to stop
 _POLL = 0.25  # seconds between two looks where there is no monitor, or no answer yet
 _ANSWER_LIMIT = 16 << 20  # bytes
 _CHUNK = 65536
@@ -42,6 +42,8 @@ _HELP: Mapping[int, str] = {
     500: "The reason is in the server's log, of which error.details.log has the end.",
     503: _BUSY_TEXT,
 }
+
+LogPath = Callable[[], "str | None"]
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,14 @@ class _Answer:
 
 
 class PropolisApi:
-    """The server of one machine. ``log_path`` is where it writes its log, if that can be read from here.
+    """The server of one machine. ``log_path`` tells, whenever it is needed, where its log can be read.
 
     All calls raise ``PropolisUnreachable`` if it does not answer, ``PropolisRefused`` (``details`` have ``status``,
     ``error_code``, ``request_id`` and, where it helps, ``log``) if it says no, and ``PropolisProtocol`` if what
     answers makes no sense.
     """
 
-    def __init__(self, url: str, api_version: str, log_path: str | None = None) -> None:
+    def __init__(self, url: str, api_version: str, log_path: LogPath = lambda: None) -> None:
         self.url = url.rstrip("/")
         self._version = api_version
         self._log_path = log_path
@@ -183,6 +185,18 @@ class PropolisApi:
             if left <= 0:
                 return seen
 
+    def cut_power(self, deadline: float) -> str:
+        """Stop the instance and wait until nothing comes after its state; return that state.
+
+        An instance that is still being made hears nothing, so it is asked again and again. ``deadline`` is as with
+        ``wait_for``.
+        """
+        while True:
+            self.request_state("Stop")
+            reached = self.wait_for(FINAL, min(deadline, time.monotonic() + _REPEAT))
+            if reached in FINAL or time.monotonic() >= deadline:
+                return reached
+
     def serial_history(self, max_bytes: int) -> bytes:
         """Return the last bytes of what the guest printed on its first serial port; none if it does not run."""
         size = min(max_bytes, HISTORY_LIMIT)
@@ -197,7 +211,8 @@ class PropolisApi:
 
     def log_tail(self) -> str | None:
         """Return the end of the server's log as text, if there is one."""
-        return (log_tail(self._log_path) or None) if self._log_path else None
+        path = self._log_path()
+        return (log_tail(path) or None) if path else None
 
     def _next_change(self, gen: int, timeout: float) -> Change | None:
         try:

@@ -17,6 +17,8 @@ from .._core.errors import (
     InvalidState,
     NoGuestAddress,
     PropolisFailed,
+    PropolisProtocol,
+    PropolisRefused,
     PropolisUnreachable,
     StopFailed,
     Unsupported,
@@ -40,7 +42,7 @@ from .host_check import check_host
 from .hosting import api_of, hosting_of, options_of, record_of
 from .instance import Seed, build_ensure
 from .kernel_vm import remove_kernel_vm
-from .run_state import FINAL, STATES
+from .run_state import DESTROYED, FINAL, STATES
 
 _UP = 120.0  # seconds until the server answers: a zone may have to be installed and booted
 _START = 120.0  # seconds from Run to Running
@@ -48,12 +50,14 @@ _STOP = 60.0  # seconds from Stop to Destroyed
 _LOOK = 2.0  # seconds that a look waits for a server that hangs
 _AGAIN = 1.0  # seconds between two looks for an address
 _CONSOLE_BYTES = 1 << 20
-
+# A server that hangs or cannot answer, or something else where it should be. Its machine may run all the same.
+_UNCLEAR = (PropolisUnreachable, PropolisRefused, PropolisProtocol)
 
 _UNSUPPORTED = (
     *("ssh_port_range", "accelerator", "cpu", "machine", "firmware", "secure_boot", "tpm"),
     *("kernel", "initrd", "kernel_cmdline", "smbios", "shared_folders", "qemu_args"),
     *("disks", "cdrom", "vcpus_max", "memory_max_mib", "autostart", "clone_from"),
+    "clone_mode",
 )
 
 
@@ -115,8 +119,8 @@ class PropolisBackend:
             if self._instance_state(vm, api) not in (None, *FINAL):
                 self._keep_console(vm, api)
                 how = self._end_instance(vm, api, timeout)
-        except PropolisUnreachable:
-            how = "sigkill"  # a server that hangs has to be ended with its machine
+        except _UNCLEAR:
+            how = "sigkill"  # the server has to be ended with its machine
         self._clean_up(vm)
         return self._store.save(vm.evolve(state=VmState.STOPPED, stopped_by=how or vm.stopped_by))
 
@@ -176,8 +180,7 @@ class PropolisBackend:
             if vm.ip_address is not None:
                 break
             left = deadline - time.monotonic()
-            ended = self._instance_state(vm.handle, api) in (None, *FINAL)
-            if left <= 0 or ended:
+            if left <= 0 or self._look(vm.handle).state is not VmState.RUNNING:
                 raise addresses.nothing_found(vm.handle, reports)
             time.sleep(min(_AGAIN, left))
         return vm
@@ -195,12 +198,12 @@ class PropolisBackend:
         ended = Vm(vm, vm.state if unstarted else VmState.STOPPED)
         try:
             said = self._instance_state(vm, api_of(vm))
-        except PropolisUnreachable as exc:
+        except _UNCLEAR as exc:
             uncertain = f"The state of the VM '{vm.name}' is uncertain: {exc}"
             return Vm(vm, VmState.RUNNING, warnings=(uncertain,))
         except InvalidState as exc:
             return replace(ended, warnings=(exc.message,))
-        if said is None or said == "Destroyed":
+        if said is None or said == DESTROYED:
             return ended
         state = STATES.get(said, VmState.RUNNING)
         if not state.has_process:
@@ -209,8 +212,11 @@ class PropolisBackend:
         return Vm(vm, state, run_state=said, console=console, vnc=vnc)
 
     def _vnc(self, vm: VmHandle) -> VncEndpoint | None:
-        record = record_of(vm)
-        return None if record.vnc_port is None else VncEndpoint(record.address, record.vnc_port)
+        """Return the screen of the server that runs, which knows nothing of options that changed since."""
+        record, served = record_of(vm), (vm.booted or vm.spec).vnc
+        if not served or record.vnc_port is None:
+            return None
+        return VncEndpoint(record.address, record.vnc_port)
 
     def _is_there(self, vm: VmHandle) -> bool:
         return self._look(vm).state.has_process
@@ -242,10 +248,10 @@ class PropolisBackend:
         hosting_of(vm).ensure(up)
         api = api_of(vm)
         api.await_answer(up)
-        if self._instance_state(vm, api) not in (None, "Creating", *FINAL):
-            api.wait_for(FINAL, time.monotonic() + _STOP)  # its last instance is being cleaned up
-        if self._instance_state(vm, api) != "Creating":
-            api.ensure(body)
+        if self._instance_state(vm, api) not in (None, *FINAL):
+            # Being cleaned up, or left by a start that was killed: its description may be out of date.
+            self._cut_power(vm, api)
+        api.ensure(body)
         api.request_state("Run")
         reached = api.wait_for(("Running", *FINAL), time.monotonic() + _START)
         if reached != "Running":
@@ -259,15 +265,17 @@ class PropolisBackend:
             with contextlib.suppress(PropolisUnreachable):
                 if api.wait_for(FINAL, deadline) in FINAL:
                     return "guest"
-        api.request_state("Stop")
-        reached = api.wait_for(FINAL, time.monotonic() + _STOP)
+        self._cut_power(vm, api)
+        return "quit"
+
+    def _cut_power(self, vm: VmHandle, api: PropolisApi) -> None:
+        reached = api.cut_power(time.monotonic() + _STOP)
         if reached not in FINAL:
             raise StopFailed(
                 f"The VM '{vm.name}' is still {reached} {_STOP:g} s after its power was cut.",
-                "Look at propolis.log in the VM's folder.",
+                "Look at the server's log, of which error.details.log has the end.",
                 log=api.log_tail(),
             )
-        return "quit"
 
     def _power_button(self, vm: VmHandle, api: PropolisApi, timeout: float) -> bool:
         running = Vm(vm, VmState.RUNNING)

@@ -26,6 +26,10 @@ class GlobalHosting:
         )
         self._manifest = os.path.join(vm.work_dir, SMF_MANIFEST)
 
+    def log_path(self) -> str:
+        """Return the path of the server's log, in the machine's folder."""
+        return os.path.join(self._service.folder, self._service.log)
+
     def ensure(self, deadline: float) -> None:
         """Have the service online."""
         services.ensure_service(self._service, self._manifest, deadline)

@@ -14,6 +14,7 @@ from .._core.errors import (
     BackendNotAvailable,
     CommandFailed,
     HostError,
+    InvalidVcpus,
     LinkMissing,
     PoolMissing,
     ProgramMissing,
@@ -31,6 +32,7 @@ from .._image.inspect import check_disk_size
 from .._image.provide import foresee_image
 from . import links, volumes
 from .interfaces import INTERFACES, Ask, ask_version, check_version
+from .rules import MAX_CPUS
 
 PROGRAMS = ("dladm", "zfs", "svccfg", "svcadm", "svcs", "bhyvectl")
 ZONE_PROGRAMS = ("zoneadm", "zonecfg", "ipadm")
@@ -43,6 +45,11 @@ _BOOTROM_LIMIT = 2 << 20  # bytes; the server maps it below 4 GiB
 def check_host(spec: VmSpec, found: VmHandle | None, data_dir: str, ask: Ask = ask_version) -> None:
     """Raise the first thing that would hinder this host from making or running such a machine. Touches nothing."""
     options = spec.propolis or PROPOLIS_DEFAULTS
+    if (spec.vcpus or 1) > MAX_CPUS:
+        raise InvalidVcpus(
+            f"vcpus: {spec.vcpus} is more than the {MAX_CPUS} that propolis-server can count.",
+            option="vcpus",
+        )
     for problem in host_problems(options, ask):
         raise problem
     record = found.propolis if found is not None and found.propolis else PropolisRecord()

@@ -6,17 +6,18 @@
 
 from __future__ import annotations
 
-import os
 from typing import Protocol
 
 from .._core.handle import VmHandle
-from .._core.layout import PROPOLIS_LOG
 from .._core.propolis import PROPOLIS_DEFAULTS, PropolisOptions, PropolisRecord
 from .api import PropolisApi
 
 
 class Hosting(Protocol):
     """A place for a machine's server. All of it is made from the record, as often as is asked for."""
+
+    def log_path(self) -> str | None:
+        """Return where the server's log can be read from here; ``None`` if it must not be, or there is none yet."""
 
     def ensure(self, deadline: float) -> None:
         """Have the server run; return when its place does. ``deadline`` is a time of ``time.monotonic``."""
@@ -46,7 +47,7 @@ def server_command(vm: VmHandle) -> tuple[str, ...]:
     options, record = options_of(vm), record_of(vm)
     program = options.server or PROPOLIS_DEFAULTS.server or ""
     bootrom = options.bootrom or PROPOLIS_DEFAULTS.bootrom or ""
-    vnc = () if record.vnc_port is None else (f"{record.address}:{record.vnc_port}",)
+    vnc = (f"{record.address}:{record.vnc_port}",) if vm.spec.vnc else ()
     return (program, "run", bootrom, f"{record.address}:{record.port}", *vnc)
 
 
@@ -62,8 +63,12 @@ def hosting_of(vm: VmHandle) -> Hosting:
 
 
 def api_of(vm: VmHandle) -> PropolisApi:
-    """Return the way to the machine's server."""
+    """Return the way to the machine's server, in the version of its API that the last start spoke.
+
+    A version that was chosen since may be one that the server does not have; the next start finds out.
+    """
     record = record_of(vm)
-    version = options_of(vm).api_version or PROPOLIS_DEFAULTS.api_version or ""
-    log = os.path.join(vm.work_dir, PROPOLIS_LOG)
-    return PropolisApi(f"http://{record.address}:{record.port}", version, log_path=log)
+    options = (vm.booted or vm.spec).propolis or PROPOLIS_DEFAULTS
+    version = options.api_version or PROPOLIS_DEFAULTS.api_version or ""
+    url = f"http://{record.address}:{record.port}"
+    return PropolisApi(url, version, hosting_of(vm).log_path)

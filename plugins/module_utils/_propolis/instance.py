@@ -29,7 +29,6 @@ SEED_DISK = "cloud-init"
 BLOCK_SIZE = 512  # bytes; what the partition tables of cloud images count in
 SERIAL_PORTS = ("com1", "com2", "com3", "com4")
 
-_RAW_DEVICES = "/dev/zvol/rdsk"
 _FIRST_NIC, _FIRST_DISK, _SEED_SLOT = 8, 16, 24  # PCI devices on bus 0
 _SERIAL_LENGTH = 20  # bytes, by the NVMe specification padded with spaces
 _NOBODY = "00000000-0000-0000-0000-000000000000"
@@ -51,7 +50,7 @@ def build_ensure(vm: VmHandle, seed: Seed | None) -> dict[str, Any]:
     """
     record = vm.propolis or PropolisRecord()
     components = {
-        **_disk(vm, record),
+        **_disk(vm),
         **_seed(seed),
         **_nics(vm, record),
         **{key: _component("serial_port", num=key) for key in SERIAL_PORTS},
@@ -74,8 +73,8 @@ def build_ensure(vm: VmHandle, seed: Seed | None) -> dict[str, Any]:
     }
 
 
-def _disk(vm: VmHandle, record: PropolisRecord) -> dict[str, Any]:
-    path = f"{_RAW_DEVICES}/{record.disk}" if record.disk else vm.overlay_path
+def _disk(vm: VmHandle) -> dict[str, Any]:
+    path = vm.disk_path
     if path is None:
         raise BadRecord(f"The record of the VM '{vm.name}' names no disk.")
     options: dict[str, Any] = {

@@ -26,10 +26,13 @@ from .._image.provide import keeping, provide_image
 from . import links, volumes
 from .hosting import options_of, record_of
 from .raw_image import as_raw
+from .rules import MAX_SEED
 
 PORTS = range(12400, 13400)  # of servers in the global zone; 12400 is the usual one
 VNC_PORTS = range(5900, 6900)
 ZONE_PORT = 12400
+
+_DIGEST = 16  # digits
 
 
 def refuse_unknown_volume(spec: VmSpec, found: VmHandle | None, store: Store) -> None:
@@ -53,6 +56,7 @@ def create(spec: VmSpec, found: VmHandle | None, store: Store) -> VmHandle:
     with keeping(image, store.data_dir):
         vm = reserve(vm.evolve(base_image=image.path, disk_format="raw"), store)
     vm = make_material(vm)
+    _check_seed(vm)
     vm = _make_disk(vm, image, store).evolve(base_image=None)  # the volume has it now
     vm = ensure_links(vm, store)
     return store.save(vm.evolve(state=VmState.PREPARED))
@@ -109,9 +113,8 @@ def reserve(vm: VmHandle, store: Store) -> VmHandle:
             record = _in_zone(record, options, others)
         elif record.port is None:
             record = replace(record, port=_free(PORTS, _taken(others, "port"), "propolis-server"))
-        if not vm.spec.vnc:
-            record = replace(record, vnc_port=None)
-        elif record.vnc_port is None:
+        # Kept when the screen is switched off: a server that runs goes on listening there.
+        if vm.spec.vnc and record.vnc_port is None:
             used = _taken(others, "vnc_port")
             record = replace(record, vnc_port=_free(VNC_PORTS, used, "VNC"))
         return store.save(vm.evolve(propolis=record))
@@ -170,18 +173,30 @@ def _make_disk(vm: VmHandle, image: Image, store: Store) -> VmHandle:
     record = record_of(vm)
     disk = f"{record.dataset}/disk0"
     key = image_key(image)
-    lock = os.path.join(store.data_dir, "images", f".{key}.lock")
-    raw = partial(as_raw, image, store.data_dir)
-    origin = volumes.ensure_image(pool, key, raw, image.virtual_size, lock)
+    # Named as the library names what it is making, so that what a killed run leaves is cleared away with that.
+    mark = os.path.join(store.data_dir, "images", f".{key[-_DIGEST:]}")
+    raw = partial(as_raw, image, f"{mark}.part.raw")
+    origin = volumes.ensure_image(pool, key, raw, image.virtual_size, f"{mark}.lock")
     if record.origin not in (None, origin):
-        volumes.destroy(
-            record.dataset or ""
-        )  # of an unfinished run, with an image that has changed since
+        # Of an unfinished run, with an image that has changed since.
+        volumes.destroy(record.dataset or "")
     vm = store.save(vm.evolve(propolis=replace(record, origin=origin, disk=disk)))
     volumes.clone_disk(origin, disk)
     if vm.spec.disk_size is not None:
         volumes.grow(disk, vm.spec.disk_size)
     return store.save(vm.evolve(disk_bytes=vm.spec.disk_size or image.virtual_size))
+
+
+def _check_seed(vm: VmHandle) -> None:
+    """Raise ``InvalidSpec`` if the machine could never start, because its seed does not fit into a request."""
+    seed = vm.seed_iso_path
+    if seed is None or options_of(vm).hosting != "zone" or os.path.getsize(seed) <= MAX_SEED:
+        return
+    raise InvalidSpec(
+        f"cloud_init.user_data: the seed has {os.path.getsize(seed)} bytes; a server in a zone takes {MAX_SEED}.",
+        "Let the guest fetch what is long, or run the server in the global zone (propolis.hosting).",
+        option="cloud_init.user_data",
+    )
 
 
 def image_key(image: Image) -> str:
@@ -193,7 +208,7 @@ def image_key(image: Image) -> str:
     facts = f"{os.path.realpath(image.path)}:{found.st_size}:{found.st_mtime_ns}"
     stem = os.path.basename(image.path).partition(".")[0]
     safe = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in stem)
-    return f"{safe[:40]}-{hashlib.sha256(facts.encode(errors='surrogateescape')).hexdigest()[:16]}"
+    return f"{safe[:40]}-{hashlib.sha256(facts.encode(errors='surrogateescape')).hexdigest()[:_DIGEST]}"
 
 
 def _new_handle(spec: VmSpec, store: Store) -> VmHandle:

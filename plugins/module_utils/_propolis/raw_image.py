@@ -11,22 +11,20 @@ import os
 from collections.abc import Iterator
 
 from .._host.commands import require_program
-from .._host.files import make_private_folder
 from .._image.convert import convert
 from .._image.inspect import Image
 
 
 @contextlib.contextmanager
-def as_raw(image: Image, data_dir: str) -> Iterator[str]:
-    """Give the path of the image's raw blocks: the file itself, or a converted copy that is removed afterwards."""
+def as_raw(image: Image, copy: str) -> Iterator[str]:
+    """Give the path of the image's raw blocks: the file itself, or a converted copy that is removed afterwards.
+
+    ``copy`` is the path that such a copy gets; what an earlier run has left there is replaced.
+    """
     if image.format == "raw":
         yield image.path
         return
     require_program("qemu-img")
-    folder = os.path.join(data_dir, "images")
-    make_private_folder(data_dir)
-    make_private_folder(folder)
-    copy = os.path.join(folder, f".{os.getpid()}.raw")
     try:
         yield convert(image, copy, "raw").path
     finally:

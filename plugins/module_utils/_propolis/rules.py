@@ -25,6 +25,10 @@ from .._core.errors import InvalidSpec
 from .._core.propolis import API_VERSIONS
 
 MAX_BODY = 1024 * 1024  # bytes
+MAX_SEED = (
+    (MAX_BODY - 16384) * 3 // 4
+)  # bytes of a seed inside a request, which base64 makes longer
+MAX_CPUS = 255  # the field has 8 bits
 WRITE_CACHE_SINCE = (6, 0, 0)
 
 _SMBIOS_SINCE = (2, 0, 0)
@@ -35,7 +39,6 @@ _LINKS = ("virtio_network_backend",)
 _BLOCK_SIZES = (512, 4096)
 _SECTOR = 512  # bytes
 _SERIAL_LENGTH = 20  # bytes
-_MAX_CPUS = 255  # the field has 8 bits
 _DEVICES, _FUNCTIONS = 32, 8  # of a PCI bus, of a PCI device
 # The chipset's own. They are missing from the server's search for duplicates.
 _CHIPSET = ((0, 0, 0), (0, 1, 0), (0, 1, 3))
@@ -148,8 +151,8 @@ def _identity(request: _Request) -> Iterator[str]:
 
 def _size_of_board(request: _Request) -> Iterator[str]:
     cpus, memory = request.board.get("cpus"), request.board.get("memory_mb")
-    if not _is_int(cpus, 1, _MAX_CPUS):
-        yield f"vcpus: there can be 1 to {_MAX_CPUS}, not {cpus}"
+    if not _is_int(cpus, 1, MAX_CPUS):
+        yield f"vcpus: there can be 1 to {MAX_CPUS}, not {cpus}"
     if not _is_int(memory, 1, 1 << 44):
         yield f"memory: {memory} MiB is no size of a machine"
 

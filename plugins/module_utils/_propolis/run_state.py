@@ -10,10 +10,9 @@ from collections.abc import Mapping
 
 from .._core.state import VmState
 
-FINAL = (
-    "Destroyed",
-    "Failed",
-)  # Stopped is not: the server still cleans up, and refuses a new instance
+DESTROYED = "Destroyed"
+# Nothing comes after these. Stopped is not among them: the server still cleans up, and refuses a new instance.
+FINAL = (DESTROYED, "Failed")
 
 # Creating has been described but not started. A machine that stops cannot be kept from it.
 STATES: Mapping[str, VmState] = {
@@ -26,5 +25,5 @@ STATES: Mapping[str, VmState] = {
     "Stopping": VmState.RUNNING,
     "Stopped": VmState.STOPPED,
     "Failed": VmState.FAILED,
-    "Destroyed": VmState.STOPPED,
+    DESTROYED: VmState.STOPPED,
 }

@@ -14,13 +14,13 @@ from contextlib import AbstractContextManager
 from hashlib import sha256
 
 from .._core.errors import CommandFailed, InvalidSpec, VmError, VolumeFailed
+from .._core.propolis import ZVOLS
 from .._host.commands import run
 from .._host.files import doing, make_private_folder
 from .._host.locks import exclusive
 
 BLOCK = 4096  # of a volume that is made here; a multiple of every sector size
 
-_DEVICES = "/dev/zvol/rdsk"
 _CHUNK = 1 << 20
 _IMPORT = 3600.0  # seconds that a task waits for another one to bring an image in
 _LONG = 600.0  # seconds for a command that may have much to free
@@ -33,7 +33,7 @@ RawImage = Callable[[], AbstractContextManager[str]]  # gives the path of the ra
 
 def device_of(dataset: str) -> str:
     """Return the path of a volume's raw device."""
-    return f"{_DEVICES}/{dataset}"
+    return f"{ZVOLS}/{dataset}"
 
 
 def exists(dataset: str) -> bool:

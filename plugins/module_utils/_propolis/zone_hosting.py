@@ -32,6 +32,10 @@ class ZoneHosting:
         )
         self._control = links.vnic_name(vm.name, vm.uuid, _CONTROL)
 
+    def log_path(self) -> str | None:
+        """Return the path of the server's log, unless somebody inside the zone has put a link in the way."""
+        return zones.path_inside(self._path, f"{_FOLDER}/{_LOG}")
+
     def ensure(self, deadline: float) -> None:
         """Have the zone installed with the server's service in it, and booted."""
         over = self._options.control_link or ""

@@ -26,6 +26,7 @@ __all__ = [
     "boot",
     "ensure_zone",
     "halt",
+    "path_inside",
     "put_service",
     "remove_zone",
     "zone_config",
@@ -122,6 +123,19 @@ def put_service(zone_path: str, service: Service) -> None:
     _make_inside(root, service.folder)
     folder = _make_inside(root, _MANIFESTS)
     write_atomically(os.path.join(folder, "cloudnebula-vm.xml"), manifest(service), mode=0o644)
+
+
+def path_inside(zone_path: str, path: str) -> str | None:
+    """Return the path, as seen from outside, of a plain file in a zone; ``None`` if there is none, or a link leads to it."""
+    current = os.path.join(zone_path, "root")
+    modes = []
+    for part in path.strip("/").split("/"):
+        current = os.path.join(current, part)
+        try:
+            modes.append(os.lstat(current).st_mode)
+        except OSError:
+            return None
+    return current if all(map(stat.S_ISDIR, modes[:-1])) and stat.S_ISREG(modes[-1]) else None
 
 
 def boot(name: str, deadline: float) -> None:

@@ -60,7 +60,7 @@ def _queries(vm: VmHandle, networks: Sequence[Network]) -> list[Any]:
             vm.mac_of(network) or "",
             network.bridge or network.interface,
             wanted.version,
-            wanted.ranges,
+            wanted.ranges or (),
         )
         for network in networks
     ]

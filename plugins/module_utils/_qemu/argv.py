@@ -29,7 +29,7 @@ from .blocks import (
     system_disk,
     system_node,
 )
-from .ports import CDROM_BUS, has_ports, on_board, port_devices, port_names, sata_buses
+from .ports import cdrom_bus, has_ports, on_board, port_devices, port_names, sata_buses
 from .taps import Tap
 
 MACHINES: Mapping[str, str] = {"x86_64": "q35"}
@@ -303,8 +303,9 @@ def _cdrom(spec: VmSpec) -> list[str]:
     if spec.cdrom is None:
         return []
     drive = {"driver": "ide-cd", "id": CDROM}
-    if has_ports(spec.machine):
-        drive["bus"] = CDROM_BUS
+    bus = cdrom_bus(spec.machine)
+    if bus is not None:
+        drive["bus"] = bus
     if not spec.cdrom:
         return _device(drive)
     medium = medium_node(spec.cdrom)

@@ -37,6 +37,7 @@ from .._core.state import VmState
 from .._core.vm import ConsoleEndpoint, Vm
 from .._host.files import write_atomically
 from .._host.store import Store
+from .._image.layers import Layers, layers_of
 from . import preparation
 from .accelerator import Accelerator, choose_accelerator
 from .addresses import look_up, wait_for_address
@@ -45,6 +46,7 @@ from .companions import Companions, end_companions, lost_companions
 from .disk_files import discard_disks, note_size
 from .facts import read_facts
 from .firmware import check_firmware, make_nvram
+from .freezing import check_freeze
 from .host_check import check_host, qemu_binary
 from .hotplug import MEMORY_STEP, Hotplugger, finish_start
 from .identity import find_process
@@ -78,7 +80,7 @@ class QemuBackend:
             vcpus=True,
             memory=True,
             memory_step=MEMORY_STEP,
-            disk_size=True,
+            grow_buses=("virtio-blk", "virtio-scsi"),
             limits=True,
             cdrom=True,
             disk_buses=("virtio-blk", "virtio-scsi", "nvme"),
@@ -96,6 +98,7 @@ class QemuBackend:
         """Raise what would hinder this host from making or running such a machine."""
         preparation.refuse_unknown_disk(spec.name, found, self._store)
         check_host(spec, found, self._store.data_dir)
+        check_freeze(spec, found, self._store)
 
     def prepare(self, spec: VmSpec, found: VmHandle | None = None) -> VmHandle:
         """Make the machine's files, finish them, or bring them up to ``spec``."""
@@ -193,7 +196,9 @@ class QemuBackend:
         """Move the machine's folder, in which QEMU's sockets would be: it does not run."""
         if self._is_alive(vm):
             raise InvalidState(f"The VM '{vm.name}' runs.", "Stop it first.")
-        return self._store.rename(vm, name)
+        # Who looks which layers are needed must find the record under one of the names.
+        with Layers(self._store).changing() if layers_of(vm) else contextlib.nullcontext():
+            return self._store.rename(vm, name)
 
     def destroy(self, vm: VmHandle) -> list[str]:
         """Cut the power and remove the machine's folder."""

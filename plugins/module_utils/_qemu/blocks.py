@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from .._core.board import MICROVM
 from .._core.disks import SYSTEM_DISK, Disk, DiskRecord
 from .._core.handle import VmHandle
 
@@ -51,16 +52,13 @@ def system_disk(vm: VmHandle) -> Disk:
 
 def system_node(vm: VmHandle) -> Node:
     """Return the block node of the disk that is made from the image."""
-    record = DiskRecord(
-        vm.overlay_path or "",
-        "qcow2",
-        vm.disk_bytes or 0,
-        vm.base_image or vm.spec.image,
-        vm.spec.image_format,
-    )
+    record = vm.system_disk
     node = disk_node(system_disk(vm), record)
     if record.base_image is not None:
-        node["backing"]["node-name"] = "image"
+        image = node
+        while image.get("backing"):
+            image = image["backing"]
+        image["node-name"] = "image"
     return node
 
 
@@ -81,17 +79,27 @@ def disk_node(disk: Disk, record: DiskRecord) -> Node:
         **readonly,
         "file": file,
     }
-    if record.base_image is not None:
-        node["backing"] = _base(record)
-    elif record.format == "qcow2":
-        node["backing"] = None
+    below = _below(record)
+    if below is not None or record.format == "qcow2":
+        node["backing"] = below
     return node
 
 
-def _base(record: DiskRecord) -> Node:
-    file = {"driver": "file", "filename": record.base_image, "read-only": True}
-    base = {"driver": record.base_format, "read-only": True, "file": file}
-    return {**base, "backing": None} if record.base_format == "qcow2" else base
+def _below(record: DiskRecord) -> Node | None:
+    """Return the node of what a disk rests on: its layers, each with the next below it, and the image."""
+    node: Node | None = None
+    if record.base_image is not None:
+        node = _read_only(record.base_image, record.base_format)
+        if record.base_format == "qcow2":
+            node["backing"] = None
+    for path in reversed(record.layers):
+        node = {**_read_only(path, "qcow2"), "backing": node}
+    return node
+
+
+def _read_only(path: str, form: str | None) -> Node:
+    file = {"driver": "file", "filename": path, "read-only": True}
+    return {"driver": form, "read-only": True, "file": file}
 
 
 def disk_device(disk: Disk, bus: str | None) -> Device:
@@ -110,7 +118,7 @@ def disk_device(disk: Disk, bus: str | None) -> Device:
         device["serial"] = serial
     if disk.boot_index is not None:
         device["bootindex"] = disk.boot_index
-    if kind != "nvme" and disk.cache in ("writethrough", "directsync"):
+    if disk.cache in ("writethrough", "directsync"):
         device["write-cache"] = "off"
     return device
 
@@ -134,12 +142,12 @@ def medium_node(path: str, name: str = MEDIA[0]) -> Node:
     return {"driver": "raw", "node-name": name, "read-only": True, "file": file}
 
 
-def throttle(disk: Disk) -> dict[str, Any]:
-    """Return the arguments of ``block_set_io_throttle`` for a disk; 0 means no limit."""
+def throttle(disk: Disk, machine: str | None) -> dict[str, Any]:
+    """Return the arguments of ``block_set_io_throttle`` for a disk of a type of machine; 0 means no limit."""
     limits = disk.limits
     device = device_id(disk.name)
-    # A virtio-blk device is a shell around the one that has the disk.
-    shell = disk.bus in (None, "virtio-blk")
+    # On PCI, a virtio-blk device is a shell around the one that has the disk.
+    shell = disk.bus in (None, "virtio-blk") and machine != MICROVM
     return {
         "id": f"/machine/peripheral/{device}/virtio-backend" if shell else device,
         "bps": limits["bps"],

@@ -4,7 +4,8 @@
 
 """Disks and firmware variables of a machine that is made from another one.
 
-A copy holds what the other guest wrote; the image below is shared, as between all machines that were made from it.
+A copy holds what the other guest wrote; the image below is shared, as between all machines that were made from it. A
+linked clone shares the layers above the image, too.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import os
 import uuid
 from dataclasses import replace
 
+from .._core.disks import SYSTEM_DISK
 from .._core.errors import InvalidSpec, InvalidState
 from .._core.handle import VmHandle
 from .._core.layout import OVERLAY, data_disk
 from .._core.state import VmState
 from .._host.files import doing, read_private, write_atomically
 from .._host.store import Store
-from .._image.overlay import copy_disk
+from .._image.overlay import branch_disk, copy_disk
+from .freezing import disks_to_clone, freeze
 from .identity import find_process
 
 
@@ -31,15 +34,22 @@ def new_generation() -> str:
 def copy_machine(vm: VmHandle, store: Store) -> VmHandle:
     """Copy the disks of the machine that ``vm`` is a clone of; return the record of the complete clone."""
     source = _source(vm, store)
-    overlay = os.path.join(vm.work_dir, OVERLAY)
-    form = source.spec.image_format or "qcow2"
-    copy_disk(source.overlay_path or "", "qcow2", overlay, source.base_image, form)
-    disks = {}
-    for name, record in source.disks.items():
-        if any(disk.name == name for disk in vm.spec.disks or ()):
-            path = os.path.join(vm.work_dir, data_disk(name, record.format))
-            copy_disk(record.path, record.format, path, record.base_image, record.base_format)
-            disks[name] = replace(record, path=path)
+    linked = vm.spec.clone_mode == "linked"
+    names = disks_to_clone(source, vm.spec)
+    if linked:
+        source = freeze(source, names, store)
+    found, made = source.all_disks, {}
+    for name in names:
+        record = found[name]
+        file = OVERLAY if name == SYSTEM_DISK else data_disk(name, record.format)
+        path = os.path.join(vm.work_dir, file)
+        if linked:
+            branch_disk(record, path)
+            made[name] = replace(record, path=path)
+        else:
+            copy_disk(record, path)
+            made[name] = replace(record, path=path, layers=())
+    system = made.pop(SYSTEM_DISK)
     for firmware in source.firmware.values():
         nvram = os.path.join(source.work_dir, firmware.nvram)
         with doing(f"copy {nvram}"):
@@ -47,10 +57,12 @@ def copy_machine(vm: VmHandle, store: Store) -> VmHandle:
     return store.save(
         vm.evolve(
             state=VmState.PREPARED,
-            overlay_path=overlay,
+            spec=replace(vm.spec, image_format=source.spec.image_format),
+            overlay_path=system.path,
             disk_bytes=source.disk_bytes,
             base_image=source.base_image,
-            disks=disks,
+            layers=system.layers,
+            disks=made,
             firmware=source.firmware,
             machine_types=source.machine_types,
         )

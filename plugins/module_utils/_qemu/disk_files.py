@@ -19,24 +19,31 @@ from .._core.sizes import show_size
 from .._core.spec import VmSpec
 from .._host.files import doing
 from .._host.store import Store
-from .._image.inspect import inspect_image
+from .._image.content import opened
+from .._image.inspect import inspect_image, unreadable
 from .._image.overlay import create_disk, create_overlay, grow_disk_file
+from .._image.qcow2 import parse_header
+from .._image.recognise import SECTOR
 from .._image.source import parse_source
 
 
 def check_disks(spec: VmSpec, found: VmHandle | None) -> None:
     """Raise what would hinder the making of disks that are not there yet. Touches nothing."""
     known = found.disks if found is not None else {}
-    for index, disk in enumerate(spec.disks or ()):
+    if found is not None and found.overlay_path is not None:
+        system = DiskRecord(found.overlay_path, found.disk_format, found.disk_bytes or 0)
+        _refuse_shrinking("disk_size", spec.disk_size, system)
+    for disk in spec.disks or ():
         if disk.name == SYSTEM_DISK:
             continue
-        option = f"disks[{index}]"
+        option = f"disks ({disk.name})"  # its place in the task's list is not known here
         record = known.get(disk.name)
         if record is not None:
             if not os.path.exists(record.path):
                 raise BadRecord(
                     f"{option}: the file {record.path} of the disk is gone.", option=option
                 )
+            _refuse_shrinking(f"{option}.size", disk.size, record)
             continue
         if disk.image is not None:
             image = inspect_image(_path(disk, option), None)
@@ -52,11 +59,30 @@ def check_disks(spec: VmSpec, found: VmHandle | None) -> None:
             )
 
 
+def _refuse_shrinking(option: str, size: int | None, record: DiskRecord) -> None:
+    """Raise ``InvalidSpec`` if the file is larger than the size that it is to grow to; the record may not know."""
+    if size is None or size <= record.size:
+        return
+    with opened(record.path) as content:
+        has = content.length
+        if record.format == "qcow2":
+            try:
+                has = parse_header(content.read(0, SECTOR)).virtual_size
+            except ValueError as exc:
+                raise unreadable(record.path, "qcow2", exc) from exc
+    if size < has:
+        raise InvalidSpec(
+            f"{option}: {show_size(size)} is smaller than {record.path}, which has {show_size(has)}.",
+            "A disk only grows: shrinking would cut off the guest's data.",
+            option=option,
+        )
+
+
 def make_disks(vm: VmHandle, store: Store) -> VmHandle:
     """Make the files of disks that have none yet. The record names each before a machine can use it."""
-    for index, disk in enumerate(vm.spec.disks or ()):
+    for disk in vm.spec.disks or ():
         if disk.name != SYSTEM_DISK and disk.name not in vm.disks:
-            record = _make(vm, disk, f"disks[{index}]")
+            record = _make(vm, disk, f"disks ({disk.name})")
             vm = store.save(vm.evolve(disks={**vm.disks, disk.name: record}))
     return vm
 

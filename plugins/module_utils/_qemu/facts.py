@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .._core.live import LiveFacts
 from .argv import card_id
-from .blocks import CDROM, device_id
+from .blocks import CDROM, SCSI, device_id
+from .ports import PORT_NAMES, PORTS, ROOT_BUS
 from .qmp import Qmp
 
 _MIB = 1024 * 1024
@@ -28,13 +31,34 @@ def read_facts(qmp: Qmp, timeout: float) -> LiveFacts:
             # A drive that stands open shows the guest nothing, whatever lies in it.
             shut = inserted is not None and not drive.get("tray_open", False)
             medium = inserted["file"] if shut else ""
-    devices = qmp.execute("qom-list", {"path": "/machine/peripheral"}, timeout=timeout)
+    rows = qmp.execute("qom-list", {"path": "/machine/peripheral"}, timeout=timeout)
+    devices = [row["name"] for row in rows]
     return LiveFacts(
         vcpus=len(qmp.execute("query-cpus-fast", timeout=timeout)),
         memory_mib=(memory["base-memory"] + memory.get("plugged-memory", 0)) // _MIB,
         disks=disks,
-        networks=tuple(
-            d["name"].removeprefix(_CARD) for d in devices if d["name"].startswith(_CARD)
-        ),
+        networks=_named(devices, _CARD),
         cdrom=medium,
+        **_slots(qmp, devices, timeout),
     )
+
+
+def _slots(qmp: Qmp, devices: list[str], timeout: float) -> dict[str, Any]:
+    """Return which devices have no port, and how many ports are free; nothing if every device must have found one."""
+    ours = [name for name in devices if name.startswith((_DISK, _CARD)) or name == SCSI]
+    if len(ours) <= PORTS or not set(PORT_NAMES) <= set(devices):
+        return {}
+    buses = {}
+    for name in ours:
+        query = {"path": f"/machine/peripheral/{name}", "property": "parent_bus"}
+        buses[name] = qmp.execute("qom-get", query, timeout=timeout).rpartition("/")[2]
+    fixed = [name for name, bus in buses.items() if bus == ROOT_BUS]
+    return {
+        "free_slots": PORTS - len(set(PORT_NAMES) & set(buses.values())),
+        "fixed_disks": _named(fixed, _DISK),
+        "fixed_networks": _named(fixed, _CARD),
+    }
+
+
+def _named(devices: list[str], kind: str) -> tuple[str, ...]:
+    return tuple(name.removeprefix(kind) for name in devices if name.startswith(kind))

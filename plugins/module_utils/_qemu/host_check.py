@@ -12,6 +12,7 @@ import sys
 
 from .._core.errors import (
     BackendNotAvailable,
+    BadRecord,
     BridgeMissing,
     ImageNotFound,
     InvalidSpec,
@@ -24,6 +25,7 @@ from .._guest.material import check_material
 from .._host.commands import find_program, require_program, run
 from .._host.files import check_writable
 from .._image.inspect import check_disk_size
+from .._image.layers import layers_of
 from .._image.provide import foresee_image
 from .accelerator import choose_accelerator
 from .argv import MACHINES, machine_for
@@ -74,6 +76,9 @@ def check_host(spec: VmSpec, found: VmHandle | None, data_dir: str) -> None:
             f"image: {found.base_image}, which the disk of '{spec.name}' rests on, is gone.",
             option="image",
         )
+    for path in sorted(layers_of(found)) if found is not None else ():
+        if not os.path.isfile(path):
+            raise BadRecord(f"The layer {path}, which a disk of '{spec.name}' rests on, is gone.")
 
 
 def _check_cdrom(spec: VmSpec) -> None:

@@ -31,7 +31,7 @@ from .blocks import (
     throttle,
 )
 from .cards import add_host_end
-from .ports import PORTS, has_ports
+from .ports import PORT_NAMES, PORTS, has_ports
 from .qmp import Qmp
 
 MEMORY_STEP = 128  # MiB; the smallest piece that Linux takes
@@ -45,7 +45,7 @@ def finish_start(vm: VmHandle, qmp: Qmp) -> None:
     """Do what the command line has no words for: limits of disks, and cables that are not plugged in."""
     for disk in vm.spec.disks or ():
         if any(disk.limits.values()):
-            qmp.execute("block_set_io_throttle", throttle(disk))
+            qmp.execute("block_set_io_throttle", throttle(disk, vm.spec.machine))
     for network in vm.spec.networks or ():
         if not network.connected:
             qmp.execute("set_link", {"name": card_id(network.name), "up": False})
@@ -75,9 +75,10 @@ class Hotplugger:
         )
 
     def _limit_disk(self, change: Change) -> None:
-        running = {disk.name: disk for disk in (self._vm.booted or self._vm.spec).disks or ()}
-        disk = replace(running.get(change.name, Disk(change.name)), **change.value)
-        self._qmp.execute("block_set_io_throttle", throttle(disk))
+        running = self._vm.booted or self._vm.spec
+        disks = {disk.name: disk for disk in running.disks or ()}
+        disk = replace(disks.get(change.name, Disk(change.name)), **change.value)
+        self._qmp.execute("block_set_io_throttle", throttle(disk, running.machine))
 
     def _add_disk(self, change: Change) -> None:
         disk: Disk = change.value
@@ -98,7 +99,7 @@ class Hotplugger:
                 self._qmp.execute("blockdev-del", {"node-name": node_name(disk.name)})
             raise
         if any(disk.limits.values()):
-            self._qmp.execute("block_set_io_throttle", throttle(disk))
+            self._qmp.execute("block_set_io_throttle", throttle(disk, self._vm.spec.machine))
 
     def _remove_disk(self, change: Change) -> None:
         self._unplug(device_id(change.name))
@@ -269,10 +270,10 @@ class Hotplugger:
             with contextlib.suppress(QmpCommandFailed):
                 query = {"path": f"/machine/peripheral/{device}", "property": "parent_bus"}
                 taken.add(self._qmp.execute("qom-get", query).rpartition("/")[2])
-        for number in range(PORTS):
-            if f"port{number}" not in taken:
-                return {"bus": f"port{number}"}
+        for port in PORT_NAMES:
+            if port not in taken:
+                return {"bus": port}
         raise ChangeFailed(
             f"All {PORTS} ports of the running VM '{self._vm.name}' are taken.",
-            "state=restarted makes the change. Disks on virtio-scsi need no port.",
+            "state=restarted makes the change. Disks on virtio-scsi need no port, but for the first one, which comes with their controller.",
         )

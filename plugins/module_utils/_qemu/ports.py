@@ -13,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .._core.board import has_ide
+
 PORTS = 8
+PORT_NAMES = tuple(f"port{number}" for number in range(PORTS))
+ROOT_BUS = "pcie.0"  # where those are that found no port
 _SLOT = 0x10  # of the first eight ports; out of the way of everything that QEMU places itself
 _FUNCTIONS = 8
-CDROM_BUS = "ide.5"
 
 
 def has_ports(machine: str | None) -> bool:
@@ -37,26 +40,35 @@ def port_devices(machine: str | None) -> list[dict[str, Any]]:
     return [
         {
             "driver": "pcie-root-port",
-            "id": f"port{number}",
+            "id": name,
             "chassis": number + 1,
             "addr": f"{_SLOT + number // _FUNCTIONS:#x}.{number % _FUNCTIONS:#x}",
             **({"multifunction": True} if number % _FUNCTIONS == 0 else {}),
         }
-        for number in range(PORTS)
+        for number, name in enumerate(PORT_NAMES)
     ]
 
 
 def port_names(machine: str | None) -> Iterator[str | None]:
     """Return the ports in the order in which they are filled; nothing but ``None`` for machines without."""
     if has_ports(machine):
-        yield from (f"port{number}" for number in range(PORTS))
+        yield from PORT_NAMES
     while True:
         yield None
 
 
 def sata_buses(machine: str | None) -> Iterator[str | None]:
-    """Return the SATA ports of the board in order, each for one disk; the last is the CD-ROM drive's."""
+    """Return where disks on SATA go, in order; the board's last place is the CD-ROM drive's."""
     if has_ports(machine):
         yield from ("ide.0", "ide.1", "ide.2", "ide.3", "ide.4")
+    elif has_ide(machine):
+        yield from ("ide.0", "ide.0", "ide.1")  # QEMU itself would fill the first bus only
     while True:
         yield None
+
+
+def cdrom_bus(machine: str | None) -> str | None:
+    """Return where the CD-ROM drive is plugged in, if the board's places are known."""
+    if has_ports(machine):
+        return "ide.5"
+    return "ide.1" if has_ide(machine) else None

@@ -13,11 +13,12 @@ from dataclasses import replace
 from .._core.cloud_init import next_instance
 from .._core.errors import BadRecord, PortUnavailable
 from .._core.handle import VmHandle
-from .._core.layout import CONSOLE_SOCKET, KNOWN_HOSTS, OVERLAY, QMP_SOCKET
+from .._core.layout import CONSOLE_SOCKET, KNOWN_HOSTS, OVERLAY, QMP_SOCKET, is_system_disk
 from .._core.spec import PortRange, VmSpec
 from .._core.state import VmState
 from .._guest.identity import choose_port, complete_macs, new_id
 from .._guest.material import make_material
+from .._host.files import doing
 from .._host.ports import is_free
 from .._host.store import Store
 from .._image.inspect import check_disk_size
@@ -90,9 +91,14 @@ def lost_port(handle: VmHandle) -> bool:
 
 def refuse_unknown_disk(name: str, found: VmHandle | None, store: Store) -> None:
     """Raise ``BadRecord`` if a new machine's folder holds a disk already: its record is lost, its data may matter."""
-    disk = os.path.join(store.work_dir(name), OVERLAY)
+    folder = store.work_dir(name)
+    if found is not None or not os.path.isdir(folder):
+        return
+    with doing(f"list {folder}"):
+        disks = sorted(filter(is_system_disk, os.listdir(folder)))
     # Asked in this order, a machine that another task makes meanwhile is not taken for a lost one.
-    if found is None and os.path.exists(disk) and store.load(name) is None:
+    if disks and store.load(name) is None:
+        disk = os.path.join(folder, disks[0])
         raise BadRecord(
             f"There is no record of a VM '{name}', but its disk {disk} is there.",
             "Move the disk away to keep it, or restore the record vm.json beside it.",
