@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from autostart_story import check_autostart
 from conftest import LOCALHOST, ROOT, ansible, in_guest, in_hosts_network, sha256
 
 GIB = 1 << 30
@@ -83,8 +84,10 @@ def test_real_guest_from_first_start_to_power_off(hypervisor, debian_image, gues
     assert outcome["datasource"].startswith("DataSourceNoCloud [seed=/dev/vd")
     check_what_cloud_init_did(guest)
     check_guest_agent(guest)
-    check_ansible_inside(hypervisor, tmp_path)
+    source = write_inventory(hypervisor, tmp_path)
+    check_ansible_inside(source)
     check_kernel_hook(guest)
+    check_autostart(guest, source, tmp_path)
 
     stopped = hypervisor.vm("debian1", state="stopped", stop_timeout=110)["vm"]
     assert stopped["stopped_by"] == "guest"
@@ -143,12 +146,16 @@ def check_guest_agent(guest):
     assert (answer["id"], answer["version-id"]) == ("debian", "12")
 
 
-def check_ansible_inside(hypervisor, tmp_path):
-    """See that Ansible gathers the guest's facts, as root, with no more than the inventory plugin."""
+def write_inventory(hypervisor, tmp_path):
+    """Return an inventory source with which the machines are hosts, by no more than the inventory plugin."""
     source = tmp_path / "my.hypervisor.yml"
     plugin = {"plugin": "cloudnebula.hypervisor.vms", "data_dir": str(hypervisor.data_dir)}
     source.write_text(yaml.safe_dump(plugin))
+    return source
 
+
+def check_ansible_inside(source):
+    """See that Ansible gathers the guest's facts, as root."""
     said = ansible(
         *("ansible", "debian1", "-i", str(source), "--become", "-m", "ansible.builtin.setup"),
         env={"ANSIBLE_TIMEOUT": "60", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},

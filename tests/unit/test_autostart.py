@@ -191,6 +191,47 @@ def test_another_bridge_is_another_order(host):
     assert "cloudnebula-network@br7.service" in host.text()
 
 
+FILES = {
+    "CD-ROM": {"cdrom": "/srv/tools.iso"},
+    "disk": {"disks": [{"name": "data", "size": "1GiB", "image": "/srv/tools.iso"}]},
+    "kernel": {"kernel": "/srv/tools.iso", "kernel_cmdline": "quiet"},
+    "initrd": {"kernel": "/boot/vmlinuz", "initrd": "/srv/tools.iso"},
+    "folder": {"shared_folders": [{"name": "tools", "path": "/srv/tools.iso"}]},
+}
+WITHOUT = {
+    "CD-ROM": {"cdrom": ""},
+    "disk": {"disks": [], "unlisted_disks": "detach", "delete_detached_disks": True},
+    "kernel": {"kernel": "", "kernel_cmdline": ""},
+    "initrd": {"kernel": "", "initrd": ""},
+    "folder": {"shared_folders": []},
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_the_unit_waits_for_the_file_systems_of_what_the_machine_uses(host, kind):
+    host.vm(state="stopped", autostart=True)
+    before = host.text()
+
+    for options in (FILES[kind], WITHOUT[kind]):
+        predicted = host.vm(state="stopped", check=True, **options)["actions"]
+        assert host.vm(state="stopped", **options)["actions"] == predicted
+        assert predicted[-1] == "autostart"
+        assert ('"/srv/tools.iso"' in host.text()) == (options is FILES[kind])
+        assert not host.vm(state="stopped", **options)["changed"]
+
+    assert host.text() == before
+
+
+def test_a_disk_that_is_kept_without_being_attached_is_not_waited_for(host):
+    host.vm(state="stopped", autostart=True, **FILES["disk"])
+
+    host.vm(state="stopped", disks=[], unlisted_disks="detach")
+
+    assert "data" in host.handle().disks
+    assert '"/srv/tools.iso"' not in host.text()
+    assert not host.vm(state="stopped")["changed"]
+
+
 def test_a_unit_of_somebody_else_is_not_touched(host):
     unit = unit_name("web1", host.store.data_dir, "/elsewhere")
     path = host.root / UNIT_DIR / unit

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils import _arguments, _manage
@@ -130,6 +131,7 @@ def test_names_that_cannot_be_given(bench):
 def test_a_folder_of_somebody_else_is_not_taken(bench):
     bench.vm(state="stopped")
     os.mkdir(bench.store.work_dir("db1"))
+    Path(bench.store.work_dir("db1"), "notes.txt").touch()
 
     with pytest.raises(VmError, match="is there already"):
         bench.vm(new_name="db1", state="stopped")

@@ -469,6 +469,30 @@ def test_forgetting_again_finishes_the_first_removal_too(store, vms):
     assert store.is_settled("web1")
 
 
+def test_files_that_a_killed_run_was_writing_are_swept_away(store, vms):
+    (handle,) = save(store, "web1")
+    half_made = [f".{RECORD}.part", f".{OVERLAY}.part", ".disk-data.qcow2.part-x1"]
+    fill(vms / "web1", OVERLAY, "notes.part", *half_made)
+    (vms / "web1" / ".id_ed25519.part-abc").mkdir()
+
+    assert not store.is_settled("web1")
+    assert store.sweep("web1") == []
+    assert store.is_settled("web1")
+
+    assert store.load("web1") == handle
+    assert sorted(os.listdir(vms / "web1")) == ["notes.part", OVERLAY, RECORD]
+
+
+def test_a_folder_that_a_killed_run_left_before_there_was_a_machine_is_swept_away(store, vms):
+    (vms / "web1").mkdir(parents=True, mode=0o700)
+
+    assert not store.is_settled("web1")
+    with store.lock("web1", 0):
+        store.sweep("web1")
+
+    assert os.listdir(vms) == []
+
+
 @pytest.mark.parametrize("kind", ["file", "folder"])
 def test_a_sweep_never_overwrites_a_file_of_the_same_name(store, vms, kind):
     begin_removal(vms, "notes.txt")

@@ -52,7 +52,7 @@ def unit_name(name: str, data_dir: str, default_dir: str) -> str:
 
 
 def unit_text(vm: VmHandle, data_dir: str, patience: int, commands: Commands, user: bool) -> str:
-    """Return the unit; ``user`` is for a user's own instance of systemd, which starts after the network anyway."""
+    """Return the unit; ``user`` is for a user's own instance of systemd, whose units know none of the system's."""
     sections = {
         "Unit": {
             "Description": f"Virtual machine {vm.name}",
@@ -101,13 +101,26 @@ def _outdated(spec: VmSpec, patience: float, found: Vm) -> bool:
     handle = found.handle
     if handle.autostart_unit is None or not found.unit_intact or handle.name != spec.name:
         return True
-    return (handle.autostart_patience, _ordering(handle.spec)) != (int(patience), _ordering(spec))
+    before = (handle.autostart_patience, _ordering(handle.spec), _used(handle.spec))
+    return before != (int(patience), _ordering(spec), _used(spec))
 
 
 def _files(vm: VmHandle, data_dir: str) -> Iterable[str]:
-    disks = (record.base_image for record in vm.disks.values())
-    paths = {path for path in (vm.base_image, vm.spec.cdrom, *disks) if path}
+    """Return what the machine needs besides the data folder. What a task changes here, ``_used`` must see."""
+    attached = {disk.name for disk in vm.spec.disks or ()}
+    disks = (record.base_image for name, record in vm.disks.items() if name in attached)
+    paths = {path for path in (vm.base_image, *disks, *_direct(vm.spec)) if path}
     return sorted(path for path in paths if not path.startswith(f"{data_dir}/"))
+
+
+def _used(spec: VmSpec) -> object:
+    """Return a value that differs if another spec makes the same machine need other files."""
+    return {(disk.name, disk.image) for disk in spec.disks or () if disk.image}, _direct(spec)
+
+
+def _direct(spec: VmSpec) -> set[str]:
+    folders = (folder.path for folder in spec.shared_folders or ())
+    return {path for path in (spec.cdrom, spec.kernel, spec.initrd, *folders) if path}
 
 
 def _ordering(spec: VmSpec) -> Mapping[str, str]:

@@ -93,6 +93,11 @@ def folder_socket(name: str) -> str:
 
 def is_ours(name: str) -> bool:
     """Tell whether the collection makes a file of this name in a machine's folder."""
-    if name in _FILES or name.startswith(_HALF_MADE) or is_disk(name):
+    if name in _FILES or is_disk(name) or is_half_made(name):
         return True
-    return any(pattern.fullmatch(name) for pattern in (_HALF_MADE_DISK, _FOLDER_LOCK))
+    return bool(_FOLDER_LOCK.fullmatch(name))
+
+
+def is_half_made(name: str) -> bool:
+    """Tell whether a file of this name was being written; if no task works on the machine, none will finish it."""
+    return name.startswith(_HALF_MADE) or bool(_HALF_MADE_DISK.fullmatch(name))

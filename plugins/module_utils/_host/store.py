@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from .._core.errors import BadRecord, HostError, InvalidName, VmError
 from .._core.handle import VmHandle, dump, load
-from .._core.layout import RECORD, is_ours
+from .._core.layout import RECORD, is_half_made, is_ours
 from .._core.rename import renamed
 from .._core.spec import check_name
 from .files import (
@@ -130,7 +130,9 @@ class Store:
             return self.sweep(name)
 
     def sweep(self, name: str) -> list[str]:
-        """Finish a removal, also one that a killed run began. Files that are not ours move back; return their paths."""
+        """Finish a removal and take away what a killed run left. Files that are not ours move back; return their paths."""
+        with doing(f"tidy {self.work_dir(name)}"):
+            self._drop_left_overs(name)
         trash = self._trash(name)
         if not os.path.isdir(trash):
             return []
@@ -149,11 +151,31 @@ class Store:
         return path
 
     def is_settled(self, name: str) -> bool:
-        """Tell whether no other task works on a machine, and no killed one left a removal unfinished."""
+        """Tell whether no other task works on a machine, and no killed one left anything to be taken away."""
         lock = self._lock_file(name)
         if os.path.isdir(self._trash(name)) or is_taken(lock):
             return False
-        return os.path.exists(self.work_dir(name)) or not os.path.exists(lock)
+        files = self._files(name)
+        if files is None:
+            return not os.path.exists(lock)
+        return bool(files) and not any(map(is_half_made, files))
+
+    def _files(self, name: str) -> list[str] | None:
+        folder = self.work_dir(name)
+        if not os.path.isdir(folder) or os.path.islink(folder):
+            return None
+        return os.listdir(folder)
+
+    def _drop_left_overs(self, name: str) -> None:
+        files = self._files(name) or ()
+        for half in filter(is_half_made, files):
+            path = os.path.join(self.work_dir(name), half)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.work_dir(name))  # if it is empty: the run was killed before there was a machine
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float) -> Iterator[None]:
