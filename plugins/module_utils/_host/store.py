@@ -175,7 +175,9 @@ class Store:
             else:
                 os.unlink(path)
         with contextlib.suppress(OSError):
-            os.rmdir(self.work_dir(name))  # if it is empty: the run was killed before there was a machine
+            os.rmdir(
+                self.work_dir(name)
+            )  # if it is empty: the run was killed before there was a machine
 
     @contextlib.contextmanager
     def lock(self, name: str, timeout: float) -> Iterator[None]:
