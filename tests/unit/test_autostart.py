@@ -22,7 +22,9 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._autostart 
     write_runner,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.autostart import (
+    Commands,
     unit_name,
+    unit_text,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     HostError,
@@ -34,6 +36,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.systemd import Systemd
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._module import Task
 from ansible_collections.cloudnebula.hypervisor.tests.unit import fake_systemd
+from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import minimal_handle
 
 pytestmark = pytest.mark.real_host  # the stand-in for systemctl is a program
 
@@ -430,3 +433,22 @@ def test_a_machine_that_cannot_be_put_there_is_a_warning(host):
     said = host.units.adopt(Vm(host.handle(), VmState.RUNNING, pid=4711))
 
     assert "may not be asked to power off" in said
+
+
+@pytest.mark.parametrize(
+    ("path", "as_word", "as_path"),
+    [
+        ("/a b", '"/a b"', '"/a b"'),
+        ("/a%n", '"/a%%n"', '"/a%%n"'),
+        ("/a$HOME", '"/a$$HOME"', '"/a$HOME"'),
+        ('/a"b', '"/a\\"b"', '"/a\\"b"'),
+        ("/a\\b", '"/a\\\\b"', '"/a\\\\b"'),
+    ],
+)
+def test_systemd_reads_paths_as_they_are(path, as_word, as_path):
+    """By systemd.syntax(7) and systemd.service(5): only command lines know variables."""
+    text = unit_text(minimal_handle(), path, 30, Commands((path,), (path, "9")), False)
+
+    assert f"ExecStart={as_word}\n" in text
+    assert f'ExecStop={as_word} "9"\n' in text
+    assert f"RequiresMountsFor={as_path}" in text
