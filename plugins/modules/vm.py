@@ -269,7 +269,8 @@ options:
     description:
       - Name of the machine, on the same host, of which a new machine is a copy. It must be off. What the task leaves open is taken from it.
       - The disks are copied, unless O(clone_mode) says otherwise; the image below them is shared. The clone has its own UUID, MAC addresses,
-        SSH port, keys, host name and cloud-init instance, and a new generation ID for the guest to notice. It is not started by the host, and has no state of a TPM.
+        SSH port, keys, host name and cloud-init instance, and a new generation ID for the guest to notice.
+      - The clone is not started by the host, and has no state of a TPM.
       - For an existing machine, this only states where it came from, and cannot be changed.
     type: str
   clone_mode:
