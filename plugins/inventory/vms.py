@@ -20,6 +20,7 @@ author:
 description:
   - Lists the virtual machines that are kept on this host and on others, with all that is needed to log in to them by SSH.
   - The name of the file must be C(hypervisor.yml) or end with C(.hypervisor.yml); C(.yaml) is fine too.
+  - A key in it that is no option is an error.
   - Each machine is a host, with a variable for each of its fields, named as in RV(cloudnebula.hypervisor.vm_info#module:vms)
     after O(hostvars_prefix), such as C(vm_state) and C(vm_memory_mb).
   - A machine that can be reached also has C(ansible_host), C(ansible_port), C(ansible_ssh_common_args), C(ansible_user) if the account
@@ -63,7 +64,7 @@ options:
     elements: raw
     default: [localhost]
   timeout:
-    description: Seconds within which each hypervisor host must have answered. This host has no limit.
+    description: Seconds above 0 within which each hypervisor host must have answered. This host has no limit.
     type: float
     default: 10
   strict_hypervisors:
@@ -90,7 +91,8 @@ options:
     description:
       - Which machines become hosts. Each entry has either C(include) or C(exclude), an expression that sees what
         O(hostnames) sees. The first entry whose expression is true decides. If none is, the machine is included.
-      - An expression that fails is not true, or an error with O(strict).
+      - An expression that cannot be read is an error. One that names what a machine does not have is not true for that machine, and one
+        that fails otherwise is not true either, with a warning. With O(strict), both are errors.
     type: list
     elements: dict
     default: []
@@ -192,13 +194,15 @@ cache_timeout: 600
 """
 
 import functools
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from ansible.errors import AnsibleError, AnsibleParserError
+from ansible.errors import AnsibleError, AnsibleParserError, AnsibleUndefinedVariable
 from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
@@ -222,6 +226,8 @@ from ansible_collections.cloudnebula.hypervisor.plugins.plugin_utils._local impo
     Answer,
     local_answer,
 )
+from jinja2 import Environment, TemplateSyntaxError
+from jinja2.parser import Parser
 
 if TYPE_CHECKING:  # what other hosts need is imported where it is used: most inventories have none
     from ansible_collections.cloudnebula.hypervisor.plugins.plugin_utils._connecting import Line
@@ -262,7 +268,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
     ) -> None:
         """Add the machines to the inventory; ``cache`` is false when the user wants them looked at anew."""
         super().parse(inventory, loader, path, cache)
-        self._read_config_data(path)
+        self._refuse_unknown(self._read_config_data(path))
+        self._refuse_wrong()
+        self._warned: set[str] = set()
         self.templar.available_variables = self._vars or {}
         style = self._style()
         targets = self._targets(path)
@@ -275,6 +283,32 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             for vm in self._selected({**vm, "hypervisor": name} for vm in vms)
         ]
         self._add_all([machine for machine in machines if self._included(machine)])
+
+    def _refuse_unknown(self, config: Mapping[Any, Any]) -> None:
+        """Raise for a key that no option has: Ansible itself passes it over."""
+        for key in config:
+            if not self.has_option(key):
+                near = get_close_matches(str(key), map(str, self.option_definitions), n=1)
+                meant = f" Did you mean '{near[0]}'?" if near else ""
+                raise AnsibleParserError(f"'{key}' is no option of this inventory.{meant}")
+
+    def _refuse_wrong(self) -> None:
+        timeout = self.get_option("timeout")
+        if not 0 < timeout < math.inf:
+            raise AnsibleParserError(
+                f"timeout: {timeout} is no time to wait. Give seconds above 0."
+            )
+        for entry in self.get_option("filters"):
+            if set(entry) not in ({"include"}, {"exclude"}):
+                raise AnsibleParserError(
+                    f"filters: {entry!r} must have either include or exclude, and nothing else."
+                )
+            ((verb, expression),) = entry.items()
+            fault = _fault(expression)
+            if fault is not None:
+                raise AnsibleParserError(
+                    f"filters: {verb}: {expression!r} is no expression: {fault}."
+                )
 
     def _add_all(self, machines: list[Machine]) -> None:
         ladders = {
@@ -434,10 +468,6 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
 
     def _included(self, machine: Machine) -> bool:
         for entry in self.get_option("filters"):
-            if set(entry) not in ({"include"}, {"exclude"}):
-                raise AnsibleParserError(
-                    f"filters: {entry!r} must have either include or exclude, and nothing else."
-                )
             ((verb, expression),) = entry.items()
             self.templar.available_variables = machine.known()
             if self._is_true(f"filters: {verb}", expression, machine):
@@ -448,10 +478,17 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         try:
             return bool(self._evaluate_condition(expression, machine.known()))
         except Exception as exc:  # an expression can raise anything
-            if self.get_option("strict"):
+            causes = list(_causes(exc))
+            undefined = any(isinstance(cause, AnsibleUndefinedVariable) for cause in causes)
+            wrong = any(isinstance(cause, TemplateSyntaxError) for cause in causes)
+            fails = f"{place}: {expression!r} fails"
+            if wrong or self.get_option("strict"):
                 raise AnsibleParserError(
-                    f"{place}: {expression!r} fails for the VM '{machine.vm['name']}': {exc}"
+                    f"{fails} for the VM '{machine.vm['name']}': {exc}"
                 ) from exc
+            if not undefined and fails not in self._warned:
+                self._warned.add(fails)
+                self.display.warning(f"{fails} for the VM '{machine.vm['name']}': {exc}")
             return False
 
     def _evaluate_condition(self, expression: Any, known: Mapping[str, Any]) -> Any:
@@ -514,6 +551,27 @@ class Machine:
     def known(self) -> VmFacts:
         """Return all that an expression may see: the variables of the host, and the fields by their own names."""
         return {**self._fields, **self.variables}
+
+
+def _fault(expression: Any) -> str | None:
+    """Tell why something cannot be a condition; ``None`` if it can."""
+    if isinstance(expression, bool):
+        return None
+    if not isinstance(expression, str):
+        return "it is neither a text nor true or false"
+    try:
+        parser = Parser(Environment(), expression, state="variable")
+        parser.parse_expression()
+    except TemplateSyntaxError as exc:
+        return str(exc.message).rstrip(".")
+    return None if parser.stream.eos else f"there is something after it: {parser.stream.current}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Go through what an error came of; ansible-core before 2.19 keeps that in an attribute of its own."""
+    while error is not None:
+        yield error
+        error = getattr(error, "orig_exc", None) or error.__cause__ or error.__context__
 
 
 def _own_text(value: Any) -> Any:

@@ -182,6 +182,9 @@ def _check(plan: Plan, found: Vm | None, hypervisor: Hypervisor, units: HostUnit
     verbs = {step.verb for step in plan.steps}
     if {Verb.PREPARE, Verb.START, Verb.CHANGE} & verbs:
         hypervisor.check(plan.spec, found.handle if found else None)
+    if {Verb.START, Verb.CHANGE} & verbs:
+        becomes = plan.spec if Verb.START in verbs else plan.running
+        hypervisor.check_start(becomes or plan.spec, found.handle if found else None)
     enables = plan.spec.autostart and plan.state is not VmState.DESTROYED
     if Verb.AUTOSTART in verbs and enables and units is not None:
         units.check()
@@ -242,7 +245,11 @@ def _carry_out(
                 )
             if plan.steps != looked_at:
                 _check(plan, found, hypervisor, units)
-            outcome = apply_plan(plan, hypervisor, found.handle if found else None, units)
+            try:
+                outcome = apply_plan(plan, hypervisor, found.handle if found else None, units)
+            except VmError as exc:
+                _tell_what_was_done(exc, router, asked, found)
+                raise
             found = hypervisor.observe(outcome.handle) if outcome.handle else None
             if units is not None:
                 _look_after(task, router.store, plan, found, units)
@@ -261,6 +268,26 @@ def _carry_out(
             raise
         result["vm"] = show_vm(found)
     return result
+
+
+def _tell_what_was_done(
+    exc: VmError, router: RouterHypervisor, asked: Asked, found: Vm | None
+) -> None:
+    """Complete the result of a task that failed between its steps: what it changed, and how the machine is left."""
+    before = found.handle if found else None
+    done = list(exc.result.get("actions", ()))
+    try:
+        name = _present_name(router.store, asked)
+        record, now = router.store.load(name), router.observe(name)
+    except VmError:
+        exc.result = {"changed": True, "actions": done}  # it was readable before
+        return
+    exc.result = {"changed": bool(done) or record != before, "actions": done}
+    if now is None:
+        return
+    exc.result = {**exc.result, "vm": show_vm(now)}
+    if Verb.STOP.value in done and not now.state.has_process:
+        exc.message += f" The VM '{name}' was stopped before that and is off now."
 
 
 def _touched(asked: Asked, plan: Plan, found: Vm | None) -> set[str]:
@@ -312,6 +339,11 @@ def _result(
         options = ", ".join(plan.restart_reasons)
         task.warnings.append(
             f"The VM '{plan.spec.name}' must be restarted for these options to apply: {options}."
+        )
+    if plan.deferred:
+        options = ", ".join(plan.deferred)
+        task.warnings.append(
+            f"The VM '{plan.spec.name}' is suspended; these options apply when a task lets it go on: {options}."
         )
     task.warnings += found.warnings if found else ()
     return {

@@ -44,7 +44,9 @@ def manage_image(task: Task) -> dict[str, Any]:
         "pushed": _pushed,
     }
     state = task.params["state"]
-    if state != "pruned" and not task.params.get("image"):
+    if state == "pruned":
+        _refuse_choice(task.params)
+    elif not task.params.get("image"):
         raise InvalidSpec(f"image: state={state} needs one.", option="image")
     return acts[state](task, _library(task))
 
@@ -125,6 +127,17 @@ def _absent(task: Task, library: ImageLibrary) -> dict[str, Any]:
         for entry in found:
             library.remove(entry)
     return {"changed": bool(found), "images": shown, **_diff({"images": shown}, {"images": []})}
+
+
+def _refuse_choice(params: Mapping[str, Any]) -> None:
+    """Raise ``InvalidSpec`` for an option that names one image; others may stem from the defaults of all tasks."""
+    for option in ("image", "checksum", "image_format", "destination"):
+        if params.get(option) is not None:
+            raise InvalidSpec(
+                f"{option}: state=pruned takes none, since it removes all images that no machine uses.",
+                "To remove one image, use state=absent.",
+                option=option,
+            )
 
 
 def _pruned(task: Task, library: ImageLibrary) -> dict[str, Any]:
@@ -251,7 +264,10 @@ def _of_source(library: ImageLibrary, source: ImageSource) -> list[Entry]:
 
 
 def _foreseen(library: ImageLibrary, wish: ImageWish) -> dict[str, Any]:
-    """Return what is known of an image before it is fetched: a path like that which it will have, and its source."""
+    """Return what is known of an image before it is fetched.
+
+    Its path is never null, since a playbook gives it to the module ``vm``, which could not do without an image.
+    """
     wish = settled(wish)
     shown = dict.fromkeys(SHOWN_KEYS)
     return {

@@ -96,13 +96,13 @@ options:
   memory:
     description:
       - Memory, in MiB (V(1024)) or with a unit (V(2GiB)). A new machine gets 1024 MiB.
-      - A running machine gets more of it up to O(memory_max), in steps of 128 MiB, and less at its next start.
+      - A running machine gets more of it up to O(memory_max), but only in steps of 128 MiB. Anything else, also less, waits for a restart.
     type: str
   disk_size:
     description:
       - Size of the disk with a unit (V(20GiB)), or in GiB. A new machine gets the image's own size.
       - A disk on V(virtio-blk), which it is unless O(disks) says otherwise, or on V(virtio-scsi) grows while the machine runs,
-        another one at its next start. It never shrinks.
+        another one at its next start. It never shrinks, and no disk has more than 16 TiB.
     type: str
   networks:
     description:
@@ -163,7 +163,7 @@ options:
         elements: dict
         suboptions:
           host:
-            description: Port of the host.
+            description: Port of the host. The machine does not start while another program listens on it.
             type: int
             required: true
           guest:
@@ -201,7 +201,8 @@ options:
     type: str
   cloud_init:
     description:
-      - What cloud-init in the guest is told at its first boot. It can be changed afterwards only with O(cloud_init.rerun).
+      - What cloud-init in the guest is told at its first boot. Once the machine was started, it can be changed only with O(cloud_init.rerun);
+        with O(backend=propolis), not at all after the machine was created.
       - If left out, the guest gets its name as host name and an account C(vm) with a new SSH key.
     type: dict
     suboptions:
@@ -353,7 +354,8 @@ options:
   unlisted_disks:
     description:
       - What becomes of disks that O(disks), if it is given, does not list. V(keep) leaves them alone; V(detach) takes them out of the machine.
-      - The file of a detached disk stays, and the disk comes back with its data when it is listed again.
+      - The file of a detached disk stays, and the disk comes back with its data, image and format when it is listed again.
+        Its other suboptions have to be given again; those that are left out get their defaults.
     type: str
     choices: [keep, detach]
     default: keep
@@ -375,6 +377,7 @@ options:
   memory_max:
     description:
       - Up to so much memory is added while the machine runs, written as O(memory). If left out, none is.
+      - The guest's kernel keeps tables for the memory that may come, so one with little memory and a large O(memory_max) may run out.
     type: str
   apply:
     description:
@@ -575,7 +578,7 @@ EXAMPLES = r"""
 RETURN = r"""
 vm:
   description: The machine as it is after the task; in check mode, as it would be, with null for what only the real run decides.
-  returned: success, and when the guest did not answer in time
+  returned: success, when the guest did not answer in time, and when a step failed and the machine is there
   type: dict
   contains:
     name:
@@ -666,17 +669,19 @@ vm:
       type: str
 actions:
   description: What was done (in check mode, would be), in order, of C(fetch) (the image), C(prepare), C(change), C(discard), C(start), C(stop),
-    C(suspend), C(resume), C(destroy), C(autostart) (the unit that starts it with its host was made or removed), C(rename).
-  returned: success, and when the guest did not answer in time
+    C(suspend), C(resume), C(destroy), C(autostart) (the unit that starts it with its host was made or removed), C(rename). If a step failed, those before it.
+  returned: success, when the guest did not answer in time, and when a step failed
   type: list
   elements: str
   sample: [prepare, start]
 restart_required:
   description: Whether options were changed that apply only after a restart. A warning names them.
+    What a suspended machine takes up as soon as a task lets it go on does not count.
   returned: success, and when the guest did not answer in time
   type: bool
 diff:
-  description: The options before and after the task, without secrets.
+  description: The options before and after the task, without secrets and without those that are set on neither side.
+    C(detached_disks) are those whose files are deleted.
   returned: success, and when the guest did not answer in time
   type: dict
 error:

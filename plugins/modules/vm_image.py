@@ -44,13 +44,14 @@ options:
       - Where the image is. A URL (V(https://...), V(http://...) or V(file:///...)), a reference to an artifact in an OCI registry
         (V(oci://registry/repository:tag)), the name of a well-known image such as V(debian-12), or the path of a file on the hypervisor host, which is copied.
       - With O(state=absent), the path of a fetched image works, too.
-      - Required unless O(state=pruned).
+      - Required unless O(state=pruned), which refuses it.
     type: str
   state:
     description:
       - V(present) makes sure that the image is on the host.
       - V(absent) removes all versions that were fetched from O(image). It fails if the disk of a machine rests on one, and names the machines.
       - V(pruned) removes all images that no machine in O(data_dir) uses, and what is left of runs that were cut off.
+        It refuses O(image), O(checksum), O(image_format) and O(destination). To remove one image, use V(absent).
       - V(pushed) uploads an image that is on the host to O(destination).
     type: str
     choices: [present, absent, pruned, pushed]
@@ -150,14 +151,15 @@ EXAMPLES = r"""
 
 RETURN = r"""
 image:
-  description: The image. In check mode, null stands for what is known only once it is fetched.
+  description: The image. In check mode, null stands for what is known only once it is fetched, and question marks in RV(image.path).
   returned: success with O(state=present)
   type: dict
   contains:
     path:
       description:
         - The file, which is read-only. It can be given to M(cloudnebula.hypervisor.vm) as its O(cloudnebula.hypervisor.vm#module:image).
-        - In check mode, the last part of the name may be another one.
+        - In check mode, question marks stand for what is known only once the image is fetched. All of the path is known
+          beforehand if O(checksum) is a C(sha256:) digest and O(image_format) or O(target_format) is given.
       type: str
       sample: /home/me/.local/share/vmctl/images/debian-12-genericcloud-amd64-5f0c1b7a9d3e4c21.qcow2
     source:

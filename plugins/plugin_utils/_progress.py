@@ -16,10 +16,12 @@ import contextlib
 import copy
 import os
 import secrets
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 from ansible import constants
@@ -32,6 +34,7 @@ from ..module_utils._image.progress import VARIABLE, Sample, parse
 # lost the terminal (ansible-core 2.19), and show what they have to say through the main process.
 TERMINAL = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
+_ERASED = "\r\033[K"
 _FOLDER = "/tmp"
 _LOCAL_PAUSE = 0.25  # seconds
 _REMOTE_PAUSE, _LONGEST_PAUSE = 1.0, 5.0
@@ -116,17 +119,23 @@ class Screen:
                 return
             if self._alone:
                 self._drawn = True
-                self._say(f"\r\033[K{text[: self._display.columns - 1]}", newline=False)
+                self._say(f"{_ERASED}{text[: self._display.columns - 1]}", newline=False)
             elif time.monotonic() >= self._due:
                 self._due = time.monotonic() + _LINE_PAUSE
                 self._say(text, newline=True)
 
-    def close(self) -> None:
+    def clear(self) -> None:
         """Leave the terminal as if nothing had been shown."""
         with self._lock:
-            self._closed = True
             if self._drawn:
-                self._say("\r\033[K", newline=False)
+                self._drawn = False
+                self._say(_ERASED, newline=False)
+
+    def close(self) -> None:
+        """Do as :meth:`clear` does, and show nothing more."""
+        with self._lock:
+            self._closed = True
+        self.clear()
 
     def _say(self, text: str, newline: bool) -> None:
         self._display.display(text, screen_only=True, newline=newline)
@@ -156,6 +165,25 @@ def progress_shown(action: ActionBase, task_vars: Mapping[str, Any] | None) -> I
         ended.set()
         watcher.join(_END)
         screen.close()
+
+
+def _erase_when_interrupted() -> None:
+    """Make Ctrl-C erase the line before Ansible says that it ends, which would stand behind the line otherwise.
+
+    The processes that run the tasks are ended without another word, so the main process does this.
+    """
+    ours, before = os.getpid(), signal.getsignal(signal.SIGINT)
+    if not callable(before):
+        return
+
+    def erase(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == ours:
+            with contextlib.suppress(OSError):
+                os.write(sys.stdout.fileno(), _ERASED.encode())
+        before(number, frame)
+
+    with contextlib.suppress(ValueError):  # outside of the main thread, nobody can
+        signal.signal(signal.SIGINT, erase)
 
 
 def _is_wanted(action: ActionBase) -> bool:
@@ -208,7 +236,12 @@ def _watch(read: Read, screen: Screen, ended: threading.Event, pause: float) -> 
             return  # whatever ails the connection is the task's to tell
         sample = parse(line) if line else None
         if sample is None:
+            screen.clear()  # a task may go on with other work
             wait = min(wait * 1.2, max(pause, _LONGEST_PAUSE))
             continue
         wait = pause
         screen.show(meter.text(sample, time.monotonic()))
+
+
+if TERMINAL:
+    _erase_when_interrupted()

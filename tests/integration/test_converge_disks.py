@@ -117,3 +117,18 @@ def test_check_mode_knows_which_devices_have_ports(idle):
     there = both(idle, apply="restart", force=True)
     assert (there["actions"], there["restart_required"]) == (["stop", "start"], False)
     assert {"d7", "s"} <= set(drives(idle))
+
+
+def test_what_a_suspended_machine_is_given_comes_when_it_goes_on(idle):
+    idle.vm()
+
+    given = both(idle, state="suspended", disks=[{"name": "data", "size": "1MiB"}], cpu="max")
+
+    assert given["actions"] == ["prepare", "suspend"]
+    assert [word for word in given["warnings"] if "when a task lets it go on: disks." in word]
+    assert [
+        word for word in given["warnings"] if "restarted for these options to apply: cpu." in word
+    ]
+    on = both(idle)
+    assert on["actions"] == ["resume", "change"]
+    assert "data" in drives(idle)

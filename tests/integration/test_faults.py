@@ -467,6 +467,49 @@ def test_start_that_qemu_itself_refuses(idle, case):
     assert not [command for command in idle.processes().values() if "qemu-system" in command]
 
 
+def test_start_that_fails_leaves_no_tpm_in_the_way_of_the_next(idle):
+    options = {"tpm": True, "memory": "900000GiB"}
+    idle.vm(state="present", tpm=True)
+
+    for dummy in range(2):
+        assert idle.refuse(**options)["error"]["code"] == "vm_manager.qemu.spawn_failed"
+        assert not [command for command in idle.processes().values() if "swtpm" in command]
+
+    assert idle.vm(memory="64")["vm"]["state"] == "running"
+
+
+def test_restart_that_fails_tells_that_the_machine_is_off(idle):
+    idle.vm()
+
+    result = idle.refuse(memory="900000GiB", apply="restart")
+
+    assert (result["changed"], result["actions"]) == (True, ["stop", "prepare"])
+    assert result["vm"]["state"] == idle.state() == "stopped"
+    assert result["msg"].endswith("The VM 'vm1' was stopped before that and is off now.")
+
+
+def test_forwarded_port_of_a_stranger_hinders_the_start_and_nothing_else(idle):
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        networks = [{"type": "user", "port_forwards": [{"host": port, "guest": 80}]}]
+        idle.vm(state="present", networks=networks)
+        foreseen, refused = idle.vm(check=True), idle.refuse()
+        idle.vm("vm2", **idle.defaults)
+        restart = idle.refuse("vm2", networks=networks, apply="restart")
+
+    assert refused["error"]["code"] == "vm_manager.network.port_unavailable"
+    assert refused["error"]["details"]["option"] == "networks[0].port_forwards[0].host"
+    assert f"port {port} of 127.0.0.1 cannot be had: it is taken" in refused["msg"]
+    assert "would fail now" in json.dumps(foreseen["warnings"])
+    assert (restart.get("changed", False), idle.state("vm2")) == (False, "running")
+    assert restart["error"]["details"]["vm"] == "vm1"
+
+    first = idle.vm()
+    again = idle.vm(state="restarted", force=True)
+
+    assert first["vm"]["state"] == again["vm"]["state"] == "running"
+
+
 def test_what_a_machine_has_anyway_is_no_change(idle):
     pid = idle.vm()["vm"]["pid"]
 

@@ -95,6 +95,23 @@ def test_check_mode_fetches_and_removes_nothing(hypervisor, task, server):
     assert len(images_of(hypervisor)) == 1
 
 
+def test_defaults_for_all_images_do_not_hinder_pruning(task, server):
+    task(image=server.url())
+    defaults = {**SECRETS, "timeout": 5, "plain_http": True, "update": "if_changed"}
+
+    assert len(task(state="pruned", target_format="raw", **defaults)["images"]) == 1
+
+
+def test_check_mode_shows_no_path_that_will_not_be(task, server):
+    foreseen = task(image=server.url(), check=True)
+    made = task(image=server.url())
+
+    path = foreseen["image"]["path"]
+    assert foreseen["diff"]["after"] == foreseen["image"]
+    assert path.partition("?")[0] == made["image"]["path"][: path.index("?")]
+    assert path.index("?") > path.index("/images/disk-")
+
+
 def test_check_mode_asks_for_a_newer_version(task, server):
     task(image=server.url())
     assert not task(image=server.url(), update="if_changed", check=True)["changed"]
@@ -166,6 +183,10 @@ def test_secrets_stay_out_of_results_records_and_files(hypervisor, task, server)
         ({"image": "/x", "state": "pushed"}, "destination"),
         ({"image": "/x", "state": "pushed", "destination": "https://example.org/x"}, "destination"),
         ({"image": "/x", "data_dir": "relative"}, "data_dir"),
+        ({"state": "pruned", "image": "/x"}, "image"),
+        ({"state": "pruned", "checksum": digest(DISK)}, "checksum"),
+        ({"state": "pruned", "destination": "oci://example.org/x"}, "destination"),
+        ({"state": "pruned", "image_format": "raw"}, "image_format"),
     ],
     ids=str,
 )

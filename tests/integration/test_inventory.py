@@ -243,6 +243,66 @@ def test_option_that_makes_no_sense_is_an_error_that_names_it(noop, source, opti
     assert "Traceback" not in found
 
 
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("datadir", " Did you mean 'data_dir'?"),
+        ("sates", " Did you mean 'states'?"),
+        ("keyed_group", " Did you mean 'keyed_groups'?"),
+        ("cache_time", " Did you mean 'cache_timeout'?"),
+        ("qwertz", ""),
+    ],
+)
+def test_unknown_key_is_an_error_that_names_the_nearest_option(noop, source, key, meant):
+    noop.vm("web1")
+
+    found = complaints(source(**{key: []}))
+
+    assert squeezed(f"'{key}' is no option of this inventory.{meant}") in found
+    assert ("Didyoumean" in found) == bool(meant)
+
+
+@pytest.mark.parametrize("timeout", [-1, 0, float("nan"), float("inf")])
+def test_timeout_must_be_a_time(noop, source, timeout):
+    found = complaints(source(timeout=timeout))
+
+    assert squeezed("timeout: ") in found
+    assert squeezed("Give seconds above 0") in found
+
+
+@pytest.mark.parametrize("machines", [[], ["web1", "web2"]], ids=len)
+@pytest.mark.parametrize("expression", ["vm_name ==", "vm_name = 'a'", "{{ vm_name }}", "(", 5])
+def test_filter_that_is_no_expression_is_an_error(noop, source, machines, expression):
+    for name in machines:
+        noop.vm(name)
+
+    found = complaints(source(filters=[{"include": True}, {"exclude": expression}]))
+
+    assert squeezed(f"filters: exclude: {expression!r} is no expression") in found
+    assert "Failedtoparse" in found
+
+
+def test_filter_that_names_what_nobody_knows_is_an_error(noop, source):
+    noop.vm("web1")
+
+    found = complaints(source(filters=[{"exclude": "vm_name | no_such_filter"}]))
+
+    assert squeezed("filters: exclude: 'vm_name | no_such_filter'") in found
+    assert "Failedtoparse" in found
+
+
+def test_filter_that_fails_is_one_warning(noop, source):
+    for name in ("a", "b"):
+        noop.vm(name)
+    path = source(filters=[{"exclude": "vm_memory_mb + 'x'"}, {"exclude": "vm_labels.absent"}])
+
+    said = complaints(path)
+
+    assert list(listing(path, quiet=False)[0]) == ["a", "b"]
+    assert said.count("[WARNING]") == 1
+    assert squeezed("filters: exclude: \"vm_memory_mb + 'x'\" fails for the VM 'a'") in said
+
+
 def test_machines_that_want_the_same_name_keep_their_own(noop, source):
     for name in ("a", "b", "c"):
         noop.vm(name, labels={"site": "one" if name == "c" else "two"})

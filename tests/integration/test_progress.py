@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -75,8 +76,11 @@ def noted(place):
     return (place / "notes").read_text().split()
 
 
-def on_terminal(place, *command, **env):
-    """Run one of Ansible's programs on a terminal of its own and return all that it wrote there."""
+def on_terminal(place, *command, interrupt=None, status=0, **env):
+    """Run one of Ansible's programs on a terminal of its own and return all that it wrote there.
+
+    It is interrupted as by Ctrl-C once it has written what matches ``interrupt``.
+    """
     near, far = pty.openpty()
     task = subprocess.Popen(
         [BIN / command[0], *command[1:]],
@@ -97,9 +101,12 @@ def on_terminal(place, *command, **env):
         if not chunk:
             break
         seen += chunk
+        if interrupt is not None and re.search(interrupt, seen.decode(errors="replace")):
+            os.killpg(task.pid, signal.SIGINT)
+            interrupt = None
     os.close(near)
     text = seen.decode()
-    assert task.wait(10) == 0, text
+    assert task.wait(10) == status, text
     return text
 
 
@@ -310,3 +317,12 @@ def test_an_interrupted_task_leaves_the_terminal_as_it_was(place):
     assert percents(text)
     assert text.rpartition("% of")[2].count(ERASED) == 1
     assert "ignored=1" in text
+
+
+def test_what_follows_ctrl_c_does_not_share_the_line(place):
+    (place / "interrupted").touch()
+    command = playbook(place, {"slow": {"seconds": 12}})
+
+    text = on_terminal(place, *command, interrupt=r"[1-9]\d* % of .* left", status=99)
+
+    assert re.search(r"(\n|\r\x1b\[K)\[ERROR\]: User interrupted", text)

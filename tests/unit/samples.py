@@ -143,3 +143,8 @@ def minimal_handle(name="web1", backend="qemu", **changes):
         id=f"{backend}-0001", name=name, backend=backend, work_dir=f"/data/vms/{name}", spec=spec
     )
     return handle.evolve(**changes)
+
+
+def set_options(side):
+    """Return what one side of a diff sets: the planner may leave out the rest."""
+    return {key: value for key, value in side.items() if value not in (None, "", [], {})}

@@ -237,14 +237,16 @@ def test_a_machine_does_not_become_a_clone_later(bench):
 
 def test_cloud_init_changes_only_if_it_is_to_run_again(bench):
     bench.vm(cloud_init={"user": "admin"})
+    bench.vm(state="stopped")
 
     error = bench.refuse(cloud_init={"user": "other", "user_data": {"password": SECRET}})
 
     assert error.code == "vm_manager.spec.cannot_change"
-    assert "cloud_init.rerun" in error.help
+    assert error.message.endswith("which cloud-init in the guest may have used.")
+    assert "rerun: true" in error.help
     assert SECRET not in repr((error.message, error.as_dict()))
-    assert not bench.vm(cloud_init={"user": "admin"})["changed"]
-    assert not bench.vm(cloud_init={"user": "admin", "rerun": True})["changed"]
+    for same in ({"user": "admin"}, {"user": "admin", "rerun": True}):
+        assert not bench.vm(state="stopped", cloud_init=same)["changed"]
     assert bench.store.load("web1").instance == 0
 
 
@@ -265,6 +267,86 @@ def test_cloud_init_runs_again_once(bench):
     assert (again["changed"], again["restart_required"]) == (False, False)
     assert (bench.store.load("web1").instance, bench.store.load("web1").seed_stale) == (1, False)
     assert not bench.vm(cloud_init={"user": "other"})["changed"]
+
+
+def test_a_guest_that_never_booted_is_told_something_else(bench):
+    bench.vm(state="present")
+    other = {"user": "fred", "ssh_authorized_keys": [KEY]}
+
+    first = bench.vm(state="present", cloud_init=other)
+    second = bench.vm(state="present", cloud_init=other)
+
+    assert (first["actions"], first["restart_required"]) == (["prepare"], False)
+    assert not second["changed"]
+    assert bench.store.load("web1").seed_stale
+    bench.vm(cloud_init=other)
+    assert not bench.store.load("web1").seed_stale
+    assert bench.refuse(cloud_init={"user": "other"}).code == "vm_manager.spec.cannot_change"
+
+
+def test_a_clone_that_never_booted_is_told_something_else(bench):
+    bench.vm()
+    bench.vm(state="stopped")
+    bench.vm("web2", state="stopped", clone_from="web1")
+
+    bench.vm("web2", state="stopped", cloud_init={"user": "fred"})
+
+    assert bench.store.load("web2").spec.cloud_init.user == "fred"
+    assert bench.refuse("web1", cloud_init={"user": "fred"}).details == {"option": "cloud_init"}
+
+
+@pytest.mark.parametrize("booted", [False, True])
+def test_a_backend_that_cannot_write_the_seed_again_offers_no_way_that_it_has_not(booted):
+    there = minimal_handle()
+    there = there.evolve(booted=there.spec if booted else None)
+
+    with pytest.raises(VmError) as caught:
+        checked_wish(VmSpec("web1", cloud_init=CloudInit(user="other")), there, False)
+
+    assert caught.value.code == "vm_manager.spec.cannot_change"
+    assert "rerun" not in caught.value.message + caught.value.help
+    assert ("may have used" in caught.value.message) == booted
+
+
+def test_a_diff_of_creation_shows_what_is_set(bench):
+    made = bench.vm(state="stopped", labels={"a": "b"}, ip_range=["10.0.0.0/8"], ip_version=4)
+    clone = bench.vm("web2", state="stopped", clone_from="web1")
+
+    for result in (made, clone):
+        after = result["diff"]["after"]
+        assert result["diff"]["before"] == {}
+        assert after["labels"] == {"a": "b"}
+        assert (after["ip_range"], after["ip_version"]) == (["10.0.0.0/8"], 4)
+        assert empty_parts(after) == []
+        assert set(after) <= {*_arguments.VM}
+    more = {"clone_from", "clone_mode", *clone["diff"]["after"]["cloud_init"]}
+    assert set(clone["diff"]["after"]) <= set(made["diff"]["after"]) | more
+
+
+def empty_parts(value, path=""):
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found = []
+    for key, item in items:
+        if item in (None, "", [], {}):
+            found.append(f"{path}.{key}")
+        elif isinstance(item, (dict, list)):
+            found += empty_parts(item, f"{path}.{key}")
+    return found
+
+
+def test_a_diff_of_a_change_shows_an_option_that_becomes_empty(bench):
+    bench.vm(description="old", cdrom="/a.iso")
+
+    diff = bench.vm(description="", cdrom="", labels={"a": "1"})["diff"]
+
+    for option, before, after in (
+        ("description", "old", ""),
+        ("cdrom", "/a.iso", ""),
+        ("labels", {}, {"a": "1"}),
+    ):
+        assert (diff["before"][option], diff["after"][option]) == (before, after)
+    assert diff["before"].keys() == diff["after"].keys()
+    assert "kernel" not in diff["after"]
 
 
 def test_a_new_machine_may_say_rerun_from_the_start(bench):

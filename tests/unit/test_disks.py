@@ -48,6 +48,7 @@ WRONG = {
     "the same name": ([{"name": "a"}, {"name": "a"}], "disks[1].name"),
     "a size of nothing": ([{"name": "a", "size": "0"}], "disks[0].size"),
     "an odd size": ([{"name": "a", "size": "1000B"}], "disks[0].size"),
+    "a size that no disk has": ([{"name": "a", "size": "999999TiB"}], "disks[0].size"),
     "a size in no unit": ([{"name": "a", "size": "10 apples"}], "disks[0].size"),
     "a serial with a space": ([{"name": "a", "serial": "a b"}], "disks[0].serial"),
     "a long serial": ([{"name": "a", "serial": "a" * 21}], "disks[0].serial"),
@@ -70,6 +71,21 @@ def test_what_makes_no_sense_is_named(case):
 
     assert caught.value.details == {"option": option}
     assert caught.value.message.startswith(f"{option}: ")
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ({"name": "Data"}, "1 to 15"),
+        ({"name": "a", "serial": "a b"}, "1 to 20"),
+        ({"name": "a", "size": "10 apples"}, "20GiB"),
+    ],
+)
+def test_the_rule_that_was_broken_is_told(item, words):
+    with pytest.raises(VmError) as caught:
+        disks_from_params([item])
+
+    assert words in caught.value.help
 
 
 def plain(name, **options):
@@ -214,6 +230,9 @@ def test_only_what_is_named_is_deleted(files):
 
 CHECKED = {
     "a disk of no size": (plain("a"), "disks (a).size"),
+    "a size that no raw file has": (
+        *(plain("a", size=16 * 1024 * GIB, format="raw"), "disks (a).size"),
+    ),
     "a size below the image's": (plain("a", size=512, image="/base"), "disks (a).size"),
     "an image from elsewhere": (plain("a", image="https://x/y"), "disks (a).image"),
 }
@@ -255,6 +274,20 @@ def test_a_file_that_is_larger_than_recorded_is_not_to_become_smaller(files, mon
             with pytest.raises(VmError, match=f"{size}GiB is smaller .* has {has}") as caught:
                 disk_files.check_disks(spec, vm)
             assert caught.value.details == {"option": option}
+
+
+def test_a_raw_file_does_not_grow_beyond_what_a_file_takes(files, monkeypatch):
+    store, vm = files
+    monkeypatch.setattr(disk_files, "create_disk", lambda path, form, size: open(path, "w").close())
+    vm = disk_files.make_disks(with_disks(vm, plain("a", size=GIB, format="raw")), store)
+
+    for size in (16 * 1024 * GIB - 512, 16 * 1024 * GIB):
+        spec = with_disks(vm, plain("a", size=size, format="raw")).spec
+        if size % GIB:
+            disk_files.check_disks(spec, vm)
+            continue
+        with pytest.raises(VmError, match=r"a raw file .* less than 16TiB"):
+            disk_files.check_disks(spec, vm)
 
 
 def test_a_disk_whose_file_is_gone_is_not_made_anew(files):

@@ -121,6 +121,9 @@ def test_fault_an_answer_that_will_not_change_fails_at_once(server, part, code):
     error = failure(server, part)
 
     assert f"answered {code}" in error.message
+    assert error.help.startswith("Check the URL")
+    assert "kept" not in error.help
+    assert ("username" in error.help) == (code in (401, 403))
     assert error.details["status"] == code
     assert len(server.asked) == 1
     assert nothing_is_left(part)
@@ -568,9 +571,12 @@ def test_a_list_of_checksums_is_fetched(server, tmp_path):
 
 
 def test_a_list_that_cannot_be_had_is_an_error(server, tmp_path):
-    for url in (server.url("/none"), f"file://{tmp_path}/none"):
-        with pytest.raises(ChecksumUnknown):
+    nobody = "http://127.0.0.1:1/none"
+    for url in (server.url("/none"), f"file://{tmp_path}/none", nobody):
+        with pytest.raises(ChecksumUnknown) as caught:
             fetch_list(parse_source(url), {}, 5)
+
+        assert f"{caught.value} ".count("/none ") == 1
 
 
 def test_a_list_without_end_is_an_error(server):

@@ -11,6 +11,7 @@ import lzma
 import os
 import threading
 from dataclasses import replace
+from fnmatch import fnmatch
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
@@ -30,9 +31,13 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.locks
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store import Store
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image import (
+    catalogue,
     download,
     library,
     wish,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.catalogue import (
+    CatalogueEntry,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.checksum import (
     parse_checksum,
@@ -243,6 +248,43 @@ def test_an_image_that_is_here_needs_only_the_list(images, server):
     assert [asked.path for asked in server.asked] == ["/disk.raw", "/SHA256SUMS"]
 
 
+@pytest.mark.parametrize("listing", [None, "", f"{digest(DISK)[7:]}  other.raw\n"])
+def test_the_list_of_a_well_known_image_is_not_the_task_s(images, server, monkeypatch, listing):
+    if listing is not None:
+        server.serve(listing.encode(), "/SHA256SUMS")
+    entry = CatalogueEntry(server.url(), server.url("/SHA256SUMS"), "raw", "debian")
+    monkeypatch.setattr(catalogue, "find_image", lambda name, machine: entry)
+
+    with pytest.raises(ChecksumUnknown) as caught:
+        images.ensure(wanted("debian-12"))
+
+    assert str(caught.value).count(server.url("/SHA256SUMS")) == 1
+    assert "debian-12" in caught.value.help
+    assert "Check the URL" not in caught.value.help
+
+
+@pytest.mark.parametrize(
+    ("checksum", "options", "known"),
+    [
+        (digest(DISK), {"image_format": "raw"}, True),
+        (digest(DISK), {"target_format": "raw"}, True),
+        (digest(DISK), {}, False),
+        (digest(DISK, "sha512"), {"image_format": "raw"}, False),
+        (None, {"image_format": "raw"}, False),
+    ],
+)
+def test_only_what_is_certain_of_a_path_is_foreseen(images, server, checksum, options, known):
+    wish = wanted(server.url(), checksum, **options)
+
+    foreseen = images.foreseen_path(wish)
+    path = images.ensure(wish).path
+
+    assert (foreseen == path) == known
+    assert ("?" in foreseen) == (not known)
+    assert fnmatch(path, foreseen.replace(".?", ".*"))
+    assert not os.path.exists(foreseen) or known
+
+
 @pytest.mark.parametrize(
     ("listing", "error"),
     [
@@ -359,7 +401,7 @@ def test_a_wait_for_another_task_ends(images, server, monkeypatch):
 
 def test_a_run_that_was_cut_off_is_gone_on_with(images, server):
     server.faults = [cut(MIB), *[status(500)] * 2]
-    with pytest.raises(ImageFetchFailed):
+    with pytest.raises(ImageFetchFailed) as caught:
         images.ensure(wanted(server.url()))
     left = names(images)
 
@@ -367,6 +409,7 @@ def test_a_run_that_was_cut_off_is_gone_on_with(images, server):
 
     key = parse_source(server.url()).key
     assert left == [f".{key}.part", f".{key}.part.json"]
+    assert "is kept" in caught.value.help
     assert server.asked[-1].range == f"bytes={MIB}-"
     assert len(names(images)) == 2
 

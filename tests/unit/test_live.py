@@ -41,6 +41,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._noop.backend import (
     NoopBackend,
 )
+from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import set_options
 
 GIB = 1024**3
 ABLE = Hotplug(
@@ -328,7 +329,9 @@ class Bench:
 
     def found(self):
         handle = self.store.load("web1")
-        return handle and replace(self.backend.observe(handle), facts=self.facts)
+        return handle and replace(
+            self.backend.observe(handle), facts=self.facts, hotplug=self.features.hotplug
+        )
 
     def plan(self, wish, power):
         return make_plan(wish, power, self.found(), "noop", self.features)
@@ -446,9 +449,79 @@ def test_a_suspended_machine_is_changed_once_it_goes_on(bench):
     woken = bench.plan(VmSpec("web1", vcpus=3), Power(Goal.STARTED))
     restarted = bench.plan(VmSpec("web1", vcpus=1), Power(Goal.STARTED, apply="restart"))
 
-    assert (still.actions, still.restart_reasons) == (["prepare"], ("vcpus",))
+    assert (still.actions, still.restart_reasons, still.deferred) == (["prepare"], (), ("vcpus",))
     assert (woken.actions, woken.restart_required) == (["prepare", "resume", "change"], False)
+    assert woken.deferred == ()
     assert restarted.actions == ["resume", "stop", "prepare", "start"]
+
+
+@pytest.mark.parametrize("apply", ["live", "next_start", "restart"])
+@pytest.mark.parametrize("first", [Goal.STARTED, Goal.SUSPENDED])
+def test_what_a_suspended_machine_takes_up_when_it_goes_on_needs_no_restart(bench, first, apply):
+    bench.apply(bench.plan(VmSpec("web1"), Power(first)))
+    wish = VmSpec("web1", disks=(FAST,), vcpus=3)
+
+    plan = bench.plan(wish, Power(Goal.SUSPENDED, apply=apply))
+    bench.apply(plan)
+    again = bench.plan(wish, Power(Goal.SUSPENDED, apply=apply))
+
+    assert plan.actions == ["prepare", "suspend"][: 1 + (first is Goal.STARTED)]
+    for told in (plan, again):
+        assert (told.restart_required, told.deferred) == (False, ("vcpus", "disks"))
+        assert told.predicted["restart_required"] is False
+    assert show_vm(bench.found())["restart_required"] is False
+    woken = bench.plan(VmSpec("web1"), Power(Goal.STARTED))
+    assert (woken.actions, woken.deferred) == (["resume", "change"], ())
+
+
+def test_what_a_suspended_machine_never_takes_up_needs_a_restart_and_the_rest_does_not(bench):
+    bench.apply(bench.plan(VmSpec("web1"), Power(Goal.SUSPENDED)))
+
+    plan = bench.plan(VmSpec("web1", cpu="max", vcpus=3), Power(Goal.SUSPENDED))
+    bench.apply(plan)
+
+    assert (plan.restart_reasons, plan.deferred) == (("cpu",), ("vcpus",))
+    assert plan.predicted["restart_required"] and bench.found().restart_required
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"memory_mib": 1100}, ["memory (a running machine gets more only in steps of 128 MiB)"]),
+        ({"memory_mib": 512}, ["memory"]),
+        ({"memory_mib": 1100, "memory_max_mib": 1100}, None),
+        ({"memory_mib": 8192, "memory_max_mib": 8192}, ["memory", "memory_max"]),
+    ],
+)
+def test_a_step_of_memory_that_does_not_fit_is_told(bench, wish, words):
+    plan = bench.plan(VmSpec("web1", **wish), Power(Goal.STARTED))
+
+    expected = words or [
+        "memory (a running machine gets more only in steps of 128 MiB)",
+        "memory_max",
+    ]
+    assert list(plan.restart_reasons) == expected
+
+
+def test_memory_that_is_to_wait_anyway_needs_no_explanation(bench):
+    plan = bench.plan(VmSpec("web1", memory_mib=1100), Power(Goal.STARTED, apply="next_start"))
+
+    assert plan.restart_reasons == ("memory",)
+
+
+@pytest.mark.parametrize("goal", [Goal.STARTED, Goal.STOPPED])
+def test_disks_that_are_deleted_are_in_the_diff(bench, goal):
+    wish = VmSpec("web1", disks=())
+    bench.apply(bench.plan(wish, Power(Goal.STARTED, detach_unlisted=True)))
+
+    kept = bench.plan(VmSpec("web1"), Power(goal))
+    deleted = bench.plan(VmSpec("web1"), Power(goal, delete_detached=True))
+    bench.apply(deleted)
+    again = bench.plan(VmSpec("web1"), Power(goal, delete_detached=True))
+
+    assert "detached_disks" not in {**kept.before, **kept.after}
+    assert (deleted.before["detached_disks"], deleted.after["detached_disks"]) == (["data"], [])
+    assert (again.actions, again.before) == ([], again.after)
 
 
 def test_ssh_is_waited_for_over_a_card_that_comes_now(bench):
@@ -543,7 +616,8 @@ def test_a_plan_tells_exactly_what_a_run_does_whatever_is_asked_for(bench, seed)
         told = f"{wish} {power} {plan.actions}"
         assert there.state is plan.state, told
         assert there.handle.spec == plan.spec, told
-        assert show_options(there.handle.spec, "noop", there.state) == plan.after, told
+        shown = show_options(there.handle.spec, "noop", there.state)
+        assert set_options(shown) == set_options(plan.after), told
         assert there.restart_required == plan.restart_required, told
         shown = {key: value for key, value in show_vm(there).items() if key not in DECIDED_LATER}
         assert shown == {key: plan.predicted[key] for key in shown}, told

@@ -18,6 +18,8 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._arguments 
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     HostError,
     InvalidSpec,
+    PortUnavailable,
+    SpawnFailed,
     SshFailed,
     VmError,
 )
@@ -449,6 +451,77 @@ def test_a_failure_after_the_deed_tells_what_was_done(edge):
     assert (result["changed"], result["actions"]) == (True, ["start"])
     assert result["vm"] == {"name": "web1"}
     assert result["error"]["code"] == "vm_manager.ssh.failed"
+
+
+@pytest.fixture
+def no_start(monkeypatch):
+    def fail(backend, vm):
+        raise SpawnFailed("QEMU did not start.")
+
+    return lambda: monkeypatch.setattr(NoopBackend, "start", fail)
+
+
+@pytest.mark.parametrize(
+    ("options", "done"),
+    [
+        ({"state": "restarted"}, ["stop"]),
+        ({"vcpus": 4, "apply": "restart"}, ["stop", "prepare"]),
+    ],
+)
+def test_a_restart_without_a_start_tells_that_the_machine_is_off(edge, no_start, options, done):
+    edge.vm()
+    no_start()
+
+    failed = edge.vm(**options)
+
+    assert failed["error"]["code"] == "vm_manager.qemu.spawn_failed"
+    assert (failed["changed"], failed["actions"]) == (True, done)
+    assert failed["vm"]["state"] == "stopped"
+    assert failed["msg"] == (
+        "QEMU did not start. The VM 'web1' was stopped before that and is off now."
+    )
+
+
+def test_a_start_that_fails_alone_has_changed_nothing(edge, no_start):
+    edge.vm("web2", state="stopped")
+    no_start()
+
+    for name in ("web1", "web2"):  # the new one is removed again
+        failed = edge.vm(name)
+        assert (failed["msg"], failed["changed"]) == ("QEMU did not start.", False)
+        assert failed["actions"] == []
+    assert [vm["name"] for vm in edge.info()["vms"]] == ["web2"]
+
+
+def test_a_step_that_fails_half_way_has_changed_what_it_recorded(edge, monkeypatch):
+    def record_and_fail(backend, spec, found):
+        Store(str(edge.data_dir)).save(found.evolve(spec=spec))
+        raise HostError("The disk is full.")
+
+    edge.vm(state="stopped")
+    monkeypatch.setattr(NoopBackend, "prepare", record_and_fail)
+
+    failed = edge.vm(state="stopped", vcpus=3)
+
+    assert (failed["changed"], failed["actions"], failed["vm"]["vcpus"]) == (True, [], 3)
+
+
+@pytest.mark.parametrize("options", [{"state": "restarted"}, {"vcpus": 4, "apply": "restart"}])
+def test_what_would_hinder_the_start_is_looked_at_before_the_machine_is_stopped(
+    edge, monkeypatch, options
+):
+    def taken(backend, spec, found):
+        raise PortUnavailable("The port 8080 is taken.")
+
+    edge.vm()
+    monkeypatch.setattr(NoopBackend, "check_start", taken)
+
+    foreseen, failed = edge.vm(check=True, **options), edge.vm(**options)
+
+    assert "would fail now" in text_of(foreseen["warnings"])
+    assert (failed["msg"], failed.get("changed", False)) == ("The port 8080 is taken.", False)
+    assert edge.info()["vms"][0]["state"] == "running"
+    assert edge.vm(state="present", description="It may be taken as long as it does not start.")
 
 
 @pytest.mark.parametrize("check", [False, True])

@@ -13,14 +13,28 @@ import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     PortUnavailable,
 )
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import PortRange
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.networks import (
+    Network,
+    PortForward,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import (
+    PortRange,
+    VmSpec,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._guest.identity import (
     choose_port,
     new_id,
     new_mac,
     preferred_port,
 )
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.ports import is_free
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.ports import (
+    is_free,
+    obstacle,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store import Store
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.forwards import (
+    check_forwards,
+)
 from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import minimal_handle
 
 
@@ -171,3 +185,86 @@ def test_a_mac_address_that_is_taken_is_drawn_again(monkeypatch):
     mac = new_mac([minimal_handle("a", macs={"net0": "52:54:00:00:00:01"}), minimal_handle("b")])
 
     assert mac == "52:54:00:00:00:02"
+
+
+def forwarding(*forwards, name="web1"):
+    return VmSpec(name, networks=(Network(), Network(name="net1", port_forwards=forwards)))
+
+
+def recorded(store, name, spec, **fields):
+    return store.save(
+        minimal_handle(name).evolve(work_dir=store.work_dir(name), spec=spec, **fields)
+    )
+
+
+@pytest.fixture
+def taken():
+    with listener() as sock:
+        yield sock.getsockname()[1]
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["tcp", "udp"])
+def test_a_forwarded_port_is_tried_for_its_protocol(kind, request):
+    with socket.socket(socket.AF_INET, kind) as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        if kind == socket.SOCK_STREAM:
+            sock.listen(1)
+        both = [obstacle(port, "0.0.0.0", protocol) for protocol in ("tcp", "udp")]
+
+    assert sorted(both, key=bool) == [None, "it is taken"]
+    assert bool(both[0]) is (kind == socket.SOCK_STREAM)
+    assert obstacle(port, "127.0.0.1", "tcp") is None
+    assert obstacle(port, "192.0.2.1", "udp") == "this host has no such address"
+
+
+def test_a_forwarded_port_that_is_taken_names_the_option_and_the_port(tmp_path, taken):
+    spec = forwarding(PortForward(taken, 53, "udp"), PortForward(taken, 80))
+
+    with pytest.raises(PortUnavailable) as caught:
+        check_forwards(spec, None, False, Store(str(tmp_path / "data")))
+
+    assert caught.value.message == (
+        f"networks[1].port_forwards[1].host: the TCP port {taken} of 127.0.0.1 cannot be had: it is taken."
+    )
+    assert caught.value.details == {
+        "option": "networks[1].port_forwards[1].host",
+        "port": taken,
+    }
+
+
+@pytest.mark.parametrize("way", ["forwarded", "runs with", "for SSH"])
+def test_the_machine_that_has_the_port_is_named(tmp_path, taken, way):
+    store, forward = Store(str(tmp_path / "data")), PortForward(taken, 80)
+    has = {
+        "forwarded": {"spec": forwarding(forward)},
+        "runs with": {"spec": forwarding(), "booted": forwarding(forward)},
+        "for SSH": {"spec": forwarding(), "ssh_host_port": taken},
+    }
+    mine = recorded(store, "web1", forwarding(forward))
+    recorded(store, "web2", **has[way])
+
+    with pytest.raises(PortUnavailable, match="it is a port of the VM 'web2'") as caught:
+        check_forwards(mine.spec, mine, False, store)
+
+    assert caught.value.details["vm"] == "web2"
+
+
+def test_what_a_running_machine_listens_on_itself_is_no_obstacle(tmp_path, taken):
+    store, spec = Store(str(tmp_path / "data")), forwarding(PortForward(taken, 80))
+    mine = recorded(store, "web1", spec, booted=spec)
+
+    check_forwards(spec, mine, True, store)
+    check_forwards(forwarding(PortForward(taken, 8080)), mine, True, store)
+    with pytest.raises(PortUnavailable):
+        check_forwards(spec, mine, False, store)
+    with pytest.raises(PortUnavailable):
+        check_forwards(spec, mine.evolve(booted=forwarding()), True, store)
+
+
+def test_the_port_for_ssh_leads_to_nothing_else(tmp_path, three_ports):
+    store, spec = Store(str(tmp_path / "data")), forwarding(PortForward(three_ports.first, 80))
+    mine = recorded(store, "web1", spec, ssh_host_port=three_ports.first)
+
+    with pytest.raises(PortUnavailable, match="the VM itself keeps it for SSH"):
+        check_forwards(spec, mine, False, store)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image import progress
@@ -18,6 +19,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.prog
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.plugin_utils._progress import (
     Meter,
+    _watch,
     clock,
     size,
 )
@@ -96,6 +98,44 @@ def test_four_lines_a_second_and_each_new_phase(tmp_path, clock_hand):
         assert parse(path.read_text()) == Sample("convert", 1, None)
 
     assert [parse(line).done for line in sorted(set(seen), key=seen.index)] == [0, 25, 50, 75]
+
+
+def test_the_end_is_written_however_soon_it_comes(tmp_path, clock_hand):
+    path = tmp_path / "file"
+    with Progress(str(path)) as report:
+        for done in (65, 90, 100):
+            report("download", done, 100)
+            clock_hand[0] += 0.01
+
+        assert parse(path.read_text()) == Sample("download", 100, 100)
+
+
+class _Shown:
+    """A screen that notes what happens to it, and ends the task after the last line was read."""
+
+    def __init__(self):
+        self.events = []
+
+    def show(self, text):
+        self.events.append(text)
+
+    def clear(self):
+        self.events.append("cleared")
+
+
+def test_the_line_goes_when_the_work_that_it_is_about_has_ended():
+    ended, screen = threading.Event(), _Shown()
+    lines = [Sample("download", 65, 100).line(), None]
+
+    def read():
+        line = lines.pop(0)
+        if not lines:
+            ended.set()
+        return line
+
+    _watch(read, screen, ended, 0.001)
+
+    assert screen.events == ["download 65 % of 100 B", "cleared"]
 
 
 @pytest.mark.parametrize("kind", ["file", "link", "folder_missing"])

@@ -16,6 +16,7 @@ import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     BadRecord,
     InvalidState,
+    SpawnFailed,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.layout import (
     DEBUG_SOCKET,
@@ -25,9 +26,12 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.layou
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.locks import (
     hold_while_alive,
+    is_held,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store import Store
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu import (
+    backend,
+    companions,
     identity,
     monitor,
 )
@@ -320,3 +324,64 @@ def test_a_started_process_gets_no_variable_of_the_task_and_leaves_no_core(tmp_p
     assert environment == ["LC_ALL=C", f"PATH={path}"]
     assert cores[0][4:6] == ["0", "0"]
     assert failure.details["status"] == -9
+
+
+def script(path, words):
+    path.write_text(f"#!/bin/sh\n{words}\n")
+    path.chmod(0o700)
+    return str(path)
+
+
+@pytest.fixture
+def with_tpm(tmp_path, monkeypatch):
+    """A stopped machine whose QEMU fails at once, and whose TPM, as swtpm does, stays if nobody has connected."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    script(programs / "swtpm", "exec sleep 60")
+    qemu = script(programs / "qemu", "echo 'qemu-system-x86_64: the port is taken' >&2; exit 1")
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+    monkeypatch.setattr(backend, "qemu_binary", lambda: qemu)
+    monkeypatch.setattr(companions, "_ENDS", 0.3)
+    machine = Machine(tmp_path)
+    spec = replace(PLAIN_SPEC, vnc=False, tpm=True, disks=(), disk_size=None, networks=())
+    machine.vm = machine.store.save(
+        machine.vm.evolve(
+            spec=spec, booted=None, state=VmState.STOPPED, machine_types={"q35": "pc-q35-7.2"}
+        )
+    )
+    yield machine
+    companions.end_companions(machine.vm)
+
+
+def test_a_start_that_fails_leaves_no_companion(with_tpm):
+    for dummy in range(2):
+        with pytest.raises(SpawnFailed, match="the port is taken"):
+            with_tpm.backend.start(with_tpm.vm)
+
+        assert not is_held(with_tpm.path("tpm.lock"))
+
+
+def test_a_start_ends_the_companion_that_a_killed_task_has_left(with_tpm):
+    fd = hold_while_alive(with_tpm.path("tpm.lock"))
+    orphan = subprocess.Popen(["sleep", "60"], pass_fds=(fd,))
+    os.close(fd)
+
+    with pytest.raises(SpawnFailed, match="the port is taken"):
+        with_tpm.backend.start(with_tpm.vm)
+
+    assert orphan.wait(5) == -9
+
+
+def test_companions_of_a_machine_that_runs_are_left_alone_by_a_start(machine, monkeypatch):
+    with_one = machine.vm.evolve(spec=replace(PLAIN_SPEC, tpm=True))
+    fd = hold_while_alive(machine.path("tpm.lock"))
+    tpm = subprocess.Popen(["sleep", "60"], pass_fds=(fd,))
+    os.close(fd)
+    try:
+        monkeypatch.setattr(QemuBackend, "_is_alive", lambda *dummy: False)  # it came up since
+        with pytest.raises(InvalidState, match="already works"):
+            machine.backend.start(with_one.evolve(machine_types={"q35": "pc-q35-7.2"}))
+        assert tpm.poll() is None
+    finally:
+        tpm.kill()
+        tpm.wait()

@@ -87,6 +87,7 @@ GOOD = [
     ({"disk_size": "20GB"}, "disk_size", 20 * GIB),
     ({"disk_size": "0.5"}, "disk_size", GIB // 2),
     ({"disk_size": "512B"}, "disk_size", 512),
+    ({"disk_size": "16TiB"}, "disk_size", 16 * 1024 * GIB),
     ({"networks": []}, "networks", ()),
     ({"networks": [{"type": "user"}]}, "networks", (Network("user"),)),
     ({"networks": [{"type": "none"}]}, "networks", ()),
@@ -127,7 +128,10 @@ BAD = [
     ),
     *(
         ({"disk_size": value}, INVALID, "disk_size")
-        for value in ("", "0", "-1", "big", "511B", "513B", "0.3", "1e3", "9" * 400)
+        for value in (
+            *("", "0", "-1", "big", "511B", "513B", "0.3", "1e3", "9" * 400),
+            *("999999TiB", "17592186044928B"),
+        )
     ),
     ({"networks": [{"type": "user"}, {"type": "none"}]}, INVALID, "networks"),
     ({"networks": [{"type": "none"}, {"type": "none"}]}, INVALID, "networks"),
@@ -194,6 +198,28 @@ def test_a_bad_value_is_refused_by_name(options, code, option):
     assert caught.value.message.startswith(option.partition("[")[0])
     assert caught.value.message.endswith(".")
     assert caught.value.help
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (init(user="Fred"), "1 to 32"),
+        (init(hostname="a_b"), "63"),
+        ({"clone_from": "../a"}, "1 to 63"),
+        ({"clone_from": "web1"}, "another machine"),
+        ({"cpu": "a b"}, "letters, digits"),
+        ({"machine": "a b"}, "small letters"),
+        ({"shared_folders": [{"name": "a b", "path": "/a"}]}, "1 to 36"),
+        ({"propolis": {"pool": "1"}}, "rpool"),
+        ({"propolis": {"control_link": "stub"}}, "digit"),
+        ({"propolis": {"zone_brand": "-"}}, "1 to 63"),
+    ],
+)
+def test_the_rule_that_was_broken_is_told(options, words):
+    with pytest.raises(VmError) as caught:
+        read(options)
+
+    assert words in caught.value.help
 
 
 def test_a_pasted_private_key_is_not_repeated():

@@ -27,18 +27,25 @@ class Outcome:
 def apply_plan(
     plan: Plan, hypervisor: Hypervisor, found: VmHandle | None, boot: HostBoot | None = None
 ) -> Outcome:
-    """Do the steps in order. A machine that was made here and cannot be started is removed again."""
+    """Do the steps in order. A machine that was made here and cannot be started is removed again.
+
+    The error of a step that fails has, in its ``result``, the ``actions`` that were done before it and stay done.
+    """
     outcome = Outcome(found)
+    done: list[str] = []
     for step in plan.steps:
         try:
             if step.verb is Verb.AUTOSTART:
                 outcome = _autostart(step, plan, boot, outcome)
             else:
                 outcome = _act(step, plan, hypervisor, outcome)
-        except VmError:
+        except VmError as exc:
             if step.verb is Verb.START and found is None and outcome.handle is not None:
                 hypervisor.destroy(outcome.handle)
+                done = []
+            exc.result = {"changed": bool(done), "actions": done}
             raise
+        done.append(step.verb.value)
     return outcome
 
 

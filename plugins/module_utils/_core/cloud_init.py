@@ -13,7 +13,7 @@ from .handle import VmHandle
 from .spec import VmSpec
 
 _WHAT_IT_DOES = (
-    "With cloud_init.rerun the guest gets the new value at its next start, as a new instance: cloud-init then does "
+    "With rerun: true in cloud_init the guest gets the new value at its next start, as a new instance: cloud-init then does "
     "anew all that it does once for each instance, such as making accounts and SSH host keys."
 )
 
@@ -26,11 +26,15 @@ def checked_wish(wish: VmSpec, found: VmHandle | None, can_rerun: bool) -> VmSpe
     recorded = replace(wish, cloud_init=replace(asked, rerun=None))
     if found is None or recorded.over(found.spec).cloud_init == found.spec.cloud_init:
         return recorded
-    if not asked.rerun:
+    unused = found.booted is None and not found.state.has_process
+    if not asked.rerun and not (unused and can_rerun):
         # Neither value is told: they may hold secrets.
+        why = f"backend {found.backend} writes it only then"
+        if not unused:
+            why = "which cloud-init in the guest may have used"
         raise CannotChange(
-            f"cloud_init: the VM '{wish.name}' was created with another value, which cloud-init in the guest has used.",
-            _WHAT_IT_DOES,
+            f"cloud_init: the VM '{wish.name}' was created with another value, {why}.",
+            _WHAT_IT_DOES if can_rerun else None,
             option="cloud_init",
         )
     if not can_rerun:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from .errors import CannotChange, InvalidSpec
-from .sizes import GIB, parse_size, show_size
+from .sizes import GIB, MAX_DISK, parse_size, show_size
 
 SYSTEM_DISK = "disk0"  # the one that is made from the image
 BUSES = ("virtio-blk", "virtio-scsi", "nvme", "sata")
@@ -21,6 +21,9 @@ MAX_SATA = 5  # the board has six ports, and one is the CD-ROM drive's
 LIMITS = ("iops", "iops_read", "iops_write", "bps", "bps_read", "bps_write")
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,14}")
+_NAME_RULE = "A disk's name has 1 to 15 small letters, digits, dashes and underscores, beginning with a letter."
+_SERIAL_RULE = "A serial number has 1 to 20 letters, digits, dots, dashes and underscores."
+_SIZE_RULE = "Give a size with a unit, such as 20GiB; a bare number counts in GiB."
 _SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")  # what virtio-blk has room for
 
 
@@ -192,7 +195,7 @@ def disks_from_params(items: Sequence[Mapping[str, Any]] | None) -> tuple[Disk, 
 
 
 def _disk(option: str, item: Mapping[str, Any]) -> Disk:
-    name = _matching(f"{option}.name", _NAME, item["name"])
+    name = _matching(f"{option}.name", _NAME, item["name"], _NAME_RULE)
     if name == SYSTEM_DISK:
         for suboption, instead in (("size", "disk_size"), ("image", "image")):
             if item.get(suboption) is not None:
@@ -215,7 +218,7 @@ def _disk(option: str, item: Mapping[str, Any]) -> Disk:
         cache=item.get("cache"),
         aio=item.get("aio"),
         discard=item.get("discard"),
-        serial=_matching(f"{option}.serial", _SERIAL, item.get("serial")),
+        serial=_matching(f"{option}.serial", _SERIAL, item.get("serial"), _SERIAL_RULE),
         readonly=item.get("readonly"),
         boot_index=_at_least(f"{option}.boot_index", item.get("boot_index"), 0),
         **{limit: _at_least(f"{option}.{limit}", item.get(limit), 0) for limit in LIMITS},
@@ -228,9 +231,14 @@ def _size(option: str, value: str | int | None) -> int | None:
     try:
         size = parse_size(value, bare_unit=GIB)
     except ValueError as exc:
-        raise _invalid(option, str(exc)) from exc
+        raise _invalid(option, str(exc), _SIZE_RULE) from exc
     if size <= 0 or size % 512:
-        raise _invalid(option, f"'{value}' is not a positive multiple of 512 bytes")
+        raise _invalid(option, f"'{value}' is not a positive multiple of 512 bytes", _SIZE_RULE)
+    if size > MAX_DISK:
+        most = show_size(MAX_DISK)
+        raise _invalid(
+            option, f"'{value}' is more than {most}, which is the most that a disk can have"
+        )
     return size
 
 
@@ -240,11 +248,11 @@ def _at_least(option: str, value: int | None, least: int) -> int | None:
     return value
 
 
-def _matching(option: str, pattern: re.Pattern[str], value: str | None) -> str | None:
+def _matching(option: str, pattern: re.Pattern[str], value: str | None, rule: str) -> str | None:
     if value is not None and not pattern.fullmatch(value):
-        raise _invalid(option, f"{value!r} cannot be used")
+        raise _invalid(option, f"{value!r} cannot be used", rule)
     return value
 
 
-def _invalid(option: str, reason: str) -> InvalidSpec:
-    return InvalidSpec(f"{option}: {reason}.", option=option)
+def _invalid(option: str, reason: str, rule: str | None = None) -> InvalidSpec:
+    return InvalidSpec(f"{option}: {reason}.", rule, option=option)

@@ -112,7 +112,7 @@ class NoSystemd(Unready):
     """Nothing on this host would start the virtual machine at boot."""
 
     code = "vm_manager.host.no_systemd"
-    default_help = "Leave autostart out, or use a host that systemd runs."
+    default_help = "Leave autostart out, or use a host that runs systemd."
 
 
 class NoImage(InvalidSpec):
@@ -215,8 +215,8 @@ class QmpCommandFailed(VmError):
     code = "vm_manager.qemu.qmp_command_failed"
 
 
-class PortUnavailable(VmError):
-    """No host port can be had for the guest's SSH."""
+class PortUnavailable(Unready):
+    """A host port that is to lead into the guest cannot be had."""
 
     code = "vm_manager.network.port_unavailable"
     default_help = (
@@ -427,7 +427,7 @@ class ImageFetchFailed(VmError):
     """The image could not be fetched from where the task says."""
 
     code = "vm_manager.image.fetch_failed"
-    default_help = "Check the URL and the network, and run the task again: what has been fetched is kept where that is possible."
+    default_help = "Check the URL and the network, and run the task again."
 
 
 class ChecksumMismatch(VmError):

@@ -16,6 +16,10 @@ from .errors import InvalidSpec
 MAX_FOLDERS = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,35}")  # what the device has room for
 
+_NAME_RULE = (
+    "A name has 1 to 36 letters, digits, dashes and underscores, beginning with a letter or digit."
+)
+
 
 @dataclass(frozen=True)
 class SharedFolder:
@@ -40,7 +44,7 @@ def folders_from_params(
     for index, item in enumerate(items):
         name, path = item["name"], item["path"]
         if not _NAME.fullmatch(name):
-            raise _invalid(index, "name", f"{name!r} cannot be used")
+            raise _invalid(index, "name", f"{name!r} cannot be used", _NAME_RULE)
         if name in seen:
             raise _invalid(index, "name", f"{name} is there twice")
         if not path.startswith("/") or not path.isprintable():
@@ -53,6 +57,6 @@ def folders_from_params(
     )
 
 
-def _invalid(index: int, suboption: str, reason: str) -> InvalidSpec:
+def _invalid(index: int, suboption: str, reason: str, rule: str | None = None) -> InvalidSpec:
     option = f"shared_folders[{index}].{suboption}"
-    return InvalidSpec(f"{option}: {reason}.", option=option)
+    return InvalidSpec(f"{option}: {reason}.", rule, option=option)

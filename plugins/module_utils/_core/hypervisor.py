@@ -30,6 +30,9 @@ class Hypervisor(Protocol):
     def check(self, spec: VmSpec, found: VmHandle | None) -> None:
         """Raise what would hinder this host from making or running such a machine. Touches nothing."""
 
+    def check_start(self, spec: VmSpec, found: VmHandle | None) -> None:
+        """Raise what would hinder it from running just now. What the machine ``found`` itself has does not count."""
+
     def prepare(self, spec: VmSpec, found: VmHandle | None = None) -> VmHandle:
         """Make the machine's files as ``spec`` says, or bring those of an existing one up to it.
 

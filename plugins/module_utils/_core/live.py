@@ -65,6 +65,7 @@ class Live:
     becomes: VmSpec
     changes: tuple[Change, ...] = ()
     waiting: tuple[str, ...] = ()
+    deferred: tuple[str, ...] = ()  # what a machine that is suspended takes up when it goes on
 
 
 def actual_spec(booted: VmSpec, facts: LiveFacts | None) -> VmSpec:
@@ -184,8 +185,8 @@ def _vcpus(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
 
 def _memory(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
     have, want = actual.memory_mib or 0, wanted.memory_mib or 0
-    fits = have < want <= (actual.memory_max_mib or 0) and (want - have) % can.memory_step == 0
-    if can.memory and fits:
+    room = have < want <= (actual.memory_max_mib or 0)
+    if can.memory and room and not lacks_step(actual, wanted, can):
         yield Change("set_memory", value=want)
 
 
@@ -245,6 +246,13 @@ def _that_may_go(cards: Sequence[Network], kept: Collection[str]) -> list[Networ
     if any(card.name in kept for card in users[1:]):
         going = [card for card in going if card is not users[0]]
     return going
+
+
+def lacks_step(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> bool:
+    """Tell whether the running machine would get more memory if it were a whole number of pieces."""
+    have, want = actual.memory_mib or 0, wanted.memory_mib or 0
+    room = have < want <= (actual.memory_max_mib or 0)
+    return can.memory and room and (want - have) % can.memory_step != 0
 
 
 _STEPS = (_vcpus, _memory, _disk_size, _disks, _networks, _cdrom)

@@ -15,10 +15,10 @@ from .changes import Effect, check_change, differing, option_name, pending
 from .disks import SYSTEM_DISK, Disk, DiskRecord, adopted, check_disk_changes, check_together
 from .errors import CannotChange, InvalidSpec, NoImage, Unsupported
 from .features import Features
-from .live import Change, Live, live_changes
+from .live import Change, Live, lacks_step, live_changes
 from .spec import VmSpec
 from .state import Goal, Verb, VmState
-from .vm import Vm, predict_vm, show_options, show_vm
+from .vm import Vm, predict_vm, show_options, show_sides, show_vm
 
 DESTROY_GRACE = 5.0  # seconds that a guest gets to power off before its disk is removed
 
@@ -120,6 +120,7 @@ class Plan:
     running: VmSpec | None = None  # what it has once they are made
     restart_required: bool = False
     restart_reasons: tuple[str, ...] = ()
+    deferred: tuple[str, ...] = ()  # options that the suspended machine takes up when it goes on
     predicted: Mapping[str, Any] | None = None  # the ``vm`` dictionary, then
 
     @property
@@ -141,7 +142,10 @@ def make_plan(wish: VmSpec, power: Power, found: Vm | None, tag: str, features: 
     state = found.state if found else VmState.DESTROYED
     live = _live(spec, power, found, features)
     verbs = _verbs(spec, power, found, live)
-    if found is not None and Verb.CHANGE not in verbs:
+    after = _state_after(state, verbs)
+    if found is not None and _stays_suspended(found, verbs, after):
+        live = _postponed(spec, found, features)
+    elif found is not None and Verb.CHANGE not in verbs:
         live = _unchanged(spec, found, live)
     discards = _detached(spec, power, found, verbs, live)
     if discards:
@@ -149,19 +153,25 @@ def make_plan(wish: VmSpec, power: Power, found: Vm | None, tag: str, features: 
     if power.wait_for in ("ip", "ssh"):
         _check_reachable(spec, found, verbs, live)
     steps = tuple(Step(verb, _patience(verb, verbs, power)) for verb in verbs)
-    after = _state_after(state, verbs)
     reasons = _restart_reasons(found, verbs, after, live)
+    if found is not None and power.apply != "next_start":
+        reasons = _explained(reasons, spec, found, features)
+    before, shown = _show_sides(spec, found, live, tag, after)
+    if discards:  # else what is detached is of no concern
+        before = {**before, "detached_disks": list(discards)}
+        shown = {**shown, "detached_disks": []}
     plan = Plan(
         spec=spec,
         steps=steps,
         state=after,
-        before=show_options(_seen_before(found, live), tag, state) if found else {},
-        after=show_options(spec, tag, after, found.handle.spec if found else None),
+        before=before,
+        after=shown,
         changes=live.changes,
         discards=discards,
         running=live.becomes,
         restart_required=bool(reasons),
         restart_reasons=reasons,
+        deferred=tuple(map(option_name, live.deferred)),
     )
     return replace(plan, predicted=_predict(plan, found, tag))
 
@@ -306,6 +316,20 @@ def _unchanged(spec: VmSpec, found: Vm, live: Live) -> Live:
     return Live(found.actual, (), pending(found.actual, spec)) if live.changes else live
 
 
+def _stays_suspended(found: Vm, verbs: tuple[Verb, ...], after: VmState) -> bool:
+    """Tell whether the process that runs is suspended in the end."""
+    return after is VmState.SUSPENDED and found.state.has_process and Verb.START not in verbs
+
+
+def _postponed(spec: VmSpec, found: Vm, features: Features) -> Live:
+    """Return the same with nothing done, and what can be done once the machine goes on."""
+    actual = found.actual
+    can = hotplug_of(actual.machine, features.hotplug)
+    waiting = live_changes(actual, spec, can, found.facts).waiting
+    deferred = tuple(name for name in pending(actual, spec) if name not in waiting)
+    return Live(actual, (), waiting, deferred)
+
+
 def _detached(
     spec: VmSpec, power: Power, found: Vm | None, verbs: tuple[Verb, ...], live: Live
 ) -> tuple[str, ...]:
@@ -316,6 +340,17 @@ def _detached(
     if found.state.has_process and Verb.STOP not in verbs:
         kept |= {disk.name for disk in live.becomes.disks or ()}
     return tuple(name for name in found.handle.disks if name not in kept)
+
+
+def _show_sides(
+    spec: VmSpec, found: Vm | None, live: Live, tag: str, after: VmState
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return both sides of the diff."""
+    if found is None:
+        return show_sides({}, show_options(spec, tag, after))
+    before = show_options(_seen_before(found, live), tag, found.state)
+    shown = show_options(spec, tag, after, found.handle.spec)
+    return show_sides(before, shown)
 
 
 def _seen_before(found: Vm, live: Live) -> VmSpec:
@@ -370,6 +405,18 @@ def _restart_reasons(
     return tuple(option_name(field) for field in live.waiting)
 
 
+def _explained(
+    reasons: tuple[str, ...], spec: VmSpec, found: Vm, features: Features
+) -> tuple[str, ...]:
+    """Return the reasons with a word on the one that could have been avoided."""
+    actual = found.actual
+    can = hotplug_of(actual.machine, features.hotplug)
+    if not lacks_step(actual, spec, can):
+        return reasons
+    step = f"memory (a running machine gets more only in steps of {can.memory_step} MiB)"
+    return tuple(step if reason == "memory" else reason for reason in reasons)
+
+
 def _predict(plan: Plan, found: Vm | None, tag: str) -> Mapping[str, Any]:
     spec, after, verbs = plan.spec, plan.state, {step.verb for step in plan.steps}
     if found is None or after is VmState.DESTROYED:
@@ -380,7 +427,10 @@ def _predict(plan: Plan, found: Vm | None, tag: str) -> Mapping[str, Any]:
         handle = handle.evolve(accelerator=None, accelerator_reason=None, stopped_by=None)
         return show_vm(Vm(handle, after))
     kept_state = found.run_state if after is found.state else None
-    return show_vm(replace(found, handle=handle, state=after, run_state=kept_state, facts=None))
+    shown = show_vm(replace(found, handle=handle, state=after, run_state=kept_state, facts=None))
+    if found.hotplug is not None:  # how much room there is, the facts have told
+        shown["restart_required"] = plan.restart_required
+    return shown
 
 
 def _predict_disks(plan: Plan, found: Vm, verbs: set[Verb]) -> Mapping[str, Any]:

@@ -20,6 +20,16 @@ ZVOLS = "/dev/zvol/rdsk"  # raw devices of ZFS volumes
 _DATASET = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*(?:/[A-Za-z0-9][A-Za-z0-9_.-]*)*")
 _BRAND = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _LINK = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,29}[0-9]")  # an illumos link ends in its number
+_NAMES = {
+    "pool": (_DATASET, "Give a pool or a dataset without a slash before it, such as rpool/vms."),
+    "zone_brand": (
+        *(_BRAND, "A brand's name has 1 to 63 letters, digits, dots, dashes and underscores."),
+    ),
+    "control_link": (
+        _LINK,
+        "A link's name has 2 to 31 letters, digits, dots and underscores; it begins with a letter and ends with a digit.",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -70,10 +80,10 @@ def propolis_from_params(value: Mapping[str, Any] | None) -> PropolisOptions | N
     """Read the option ``propolis``; raise ``InvalidSpec`` naming the first suboption that makes no sense."""
     if value is None:
         return None
-    for name, pattern in (("pool", _DATASET), ("zone_brand", _BRAND), ("control_link", _LINK)):
+    for name, (pattern, rule) in _NAMES.items():
         text = value.get(name)
         if text is not None and not pattern.fullmatch(text):
-            raise _invalid(name, f"{text!r} is not a name of that kind.")
+            raise _invalid(name, f"{text!r} is not a name of that kind.", rule)
     for name in ("server", "bootrom", "zone_image", "zone_dir"):
         text = value.get(name)
         if text is not None and (not text.startswith("/") or re.search(r"[\x00-\x1f\x7f]", text)):
@@ -97,5 +107,5 @@ def _check_control_network(text: str) -> None:
         raise _invalid("control_network", f"{text} has no room for two addresses.")
 
 
-def _invalid(name: str, sentence: str) -> InvalidSpec:
-    return InvalidSpec(f"propolis.{name}: {sentence}", option=f"propolis.{name}")
+def _invalid(name: str, sentence: str, rule: str | None = None) -> InvalidSpec:
+    return InvalidSpec(f"propolis.{name}: {sentence}", rule, option=f"propolis.{name}")

@@ -11,6 +11,7 @@ import re
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3
+MAX_DISK = 16 * 1024**4  # more than any disk has that makes sense
 
 _FACTORS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1024**4}
 # No more digits than anyone needs: Python takes time that grows with their square.

@@ -22,7 +22,7 @@ from .folders import SharedFolder, folders_from_params
 from .networks import AddressFilter, Network, address_filter_from_params, networks_from_params
 from .propolis import PropolisOptions, propolis_from_params
 from .qemu_args import qemu_args_from_params
-from .sizes import GIB, MIB, parse_size
+from .sizes import GIB, MAX_DISK, MIB, parse_size, show_size
 
 DEFAULT_USER = "vm"
 MAX_VCPUS = 1024
@@ -33,6 +33,15 @@ _HOSTNAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _CPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=,-]*")
 _MACHINE = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+_HOSTNAME_RULE = (
+    "A host name has parts of 1 to 63 letters, digits and dashes with dots between them, 253 characters in all; "
+    "no part begins or ends with a dash."
+)
+_USER_RULE = "A user name has 1 to 32 small letters, digits, dashes and underscores, not beginning with a digit or dash."
+_CPU_RULE = "Give a CPU model, with flags if need be, such as max,-avx2: letters, digits and _ . + = , - are possible."
+_MACHINE_RULE = (
+    "Give a machine type such as q35 or pc-q35-8.2: small letters, digits and _ . - are possible."
+)
 _PUBLIC_KEY = re.compile(
     r"(?:ssh|ecdsa|sk)-[!-~]+[ \t]+AAAA[A-Za-z0-9+/]*={0,3}(?:[ \t][^\x00-\x08\x0a-\x1f\x7f]*)?"
 )
@@ -186,7 +195,9 @@ def clone_source(params: Mapping[str, Any]) -> str | None:
         return None
     if not _NAME.fullmatch(source) or source == params["name"]:
         raise InvalidSpec(
-            f"clone_from: {source!r} cannot be the machine to clone.", option="clone_from"
+            f"clone_from: {source!r} cannot be the machine to clone.",
+            f"Give the name of another machine. {InvalidName.default_help}",
+            option="clone_from",
         )
     if params.get("image") is not None:
         raise InvalidSpec(
@@ -223,8 +234,8 @@ def spec_from_params(params: Mapping[str, Any]) -> VmSpec:
         ssh_port_range=_port_range(params.get("ssh_port_range")),
         cloud_init=_cloud_init(params.get("cloud_init")),
         accelerator=params.get("accelerator"),
-        cpu=_matching("cpu", _CPU, params.get("cpu")),
-        machine=_matching("machine", _MACHINE, params.get("machine")),
+        cpu=_matching("cpu", _CPU, params.get("cpu"), _CPU_RULE),
+        machine=_matching("machine", _MACHINE, params.get("machine"), _MACHINE_RULE),
         vnc=params.get("vnc"),
         labels=_labels(params.get("labels")),
         description=params.get("description"),
@@ -293,6 +304,12 @@ def _disk_size(value: str | int | None) -> int | None:
             hint,
             option="disk_size",
         )
+    if size > MAX_DISK:
+        raise InvalidSpec(
+            f"disk_size: '{value}' is more than {show_size(MAX_DISK)}, which is the most that a disk can have.",
+            hint,
+            option="disk_size",
+        )
     return size
 
 
@@ -323,10 +340,12 @@ def _labels(value: Mapping[str, Any] | None) -> Mapping[str, str] | None:
     return {str(key): str(item) for key, item in sorted(value.items())}
 
 
-def _matching(option: str, pattern: re.Pattern[str], value: str | None) -> str | None:
+def _matching(option: str, pattern: re.Pattern[str], value: str | None, rule: str) -> str | None:
     if value is not None and not pattern.fullmatch(value):
         raise InvalidSpec(
-            f"{option}: {value!r} has characters that QEMU does not take there.", option=option
+            f"{option}: {value!r} has characters that QEMU does not take there.",
+            rule,
+            option=option,
         )
     return value
 
@@ -337,11 +356,15 @@ def _cloud_init(value: Mapping[str, Any] | None) -> CloudInit | None:
     hostname, user = value.get("hostname"), value.get("user")
     if hostname is not None and not _HOSTNAME.fullmatch(hostname):
         raise InvalidSpec(
-            f"cloud_init.hostname: {hostname!r} is not a host name.", option="cloud_init.hostname"
+            f"cloud_init.hostname: {hostname!r} is not a host name.",
+            _HOSTNAME_RULE,
+            option="cloud_init.hostname",
         )
     if user is not None and not _USER.fullmatch(user):
         raise InvalidSpec(
-            f"cloud_init.user: {user!r} is not a user name.", option="cloud_init.user"
+            f"cloud_init.user: {user!r} is not a user name.",
+            _USER_RULE,
+            option="cloud_init.user",
         )
     for document in ("user_data", "meta_data", "network_config"):
         if not isinstance(value.get(document), (str, dict, type(None))):

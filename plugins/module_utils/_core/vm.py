@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from .board import hotplug_of
 from .changes import pending
 from .disks import SYSTEM_DISK, Disk, DiskRecord
 from .handle import VmHandle
 from .layout import CONSOLE_LOG, PROPOLIS_LOG, QEMU_LOG
-from .live import LiveFacts, actual_spec
-from .networks import Network
+from .live import Hotplug, LiveFacts, actual_spec, live_changes
+from .networks import AddressFilter, Network
 from .sizes import MIB, show_size
 from .spec import CloudInit, VmSpec
 from .state import VmState
@@ -56,6 +57,7 @@ class Vm:
     vnc: VncEndpoint | None = None
     warnings: tuple[str, ...] = ()
     facts: LiveFacts | None = None
+    hotplug: Hotplug | None = None  # what its backend can change while it runs, if it says so
     unit_intact: bool = True  # whether what starts it with its host is as it was made
 
     @property
@@ -84,8 +86,15 @@ class Vm:
 
     @property
     def restart_required(self) -> bool:
-        """Tell whether the process runs with options that have been changed since."""
-        return self.state.has_process and bool(pending(self.actual, self.handle.spec))
+        """Tell whether the process runs with options that have been changed since.
+
+        What a suspended machine takes up as soon as it goes on does not count.
+        """
+        actual, spec = self.actual, self.handle.spec
+        if self.state is VmState.SUSPENDED and self.hotplug is not None:
+            can = hotplug_of(actual.machine, self.hotplug)
+            return bool(live_changes(actual, spec, can, self.facts).waiting)
+        return self.state.has_process and bool(pending(actual, spec))
 
 
 def show_vm(vm: Vm) -> dict[str, Any]:
@@ -257,8 +266,8 @@ def show_options(
         "vcpus_max": spec.vcpus_max,
         "memory_max": None if spec.memory_max_mib is None else show_size(spec.memory_max_mib * MIB),
         "disk_size": None if spec.disk_size is None else show_size(spec.disk_size),
-        "networks": [_show_network(network) for network in spec.networks or ()],
-        "addresses": None if spec.addresses is None else asdict(spec.addresses),
+        "networks": [_that_are_set(_show_network(card)) for card in spec.networks or ()],
+        **_show_addresses(spec.addresses or AddressFilter()),
         "ssh_port_range": None if spec.ssh_port_range is None else str(spec.ssh_port_range),
         "cloud_init": None
         if spec.cloud_init is None
@@ -279,7 +288,7 @@ def show_options(
         "autostart": bool(spec.autostart),
         "clone_from": spec.clone_from,
         "clone_mode": spec.clone_mode,
-        "propolis": None if spec.propolis is None else asdict(spec.propolis),
+        "propolis": None if spec.propolis is None else _that_are_set(asdict(spec.propolis)),
         "labels": dict(spec.labels or {}),
         "description": spec.description or "",
     }
@@ -287,8 +296,30 @@ def show_options(
 
 def _show_disk(disk: Disk) -> dict[str, Any]:
     size = None if disk.size is None else show_size(disk.size)
-    shown = {**asdict(disk), "size": size}
-    return {key: value for key, value in shown.items() if value is not None}
+    return _that_are_set({**asdict(disk), "size": size})
+
+
+def _show_addresses(addresses: AddressFilter) -> dict[str, Any]:
+    return {
+        "ip_version": addresses.version,
+        "ip_range": list(addresses.ranges or ()),
+        "lease_files": list(addresses.lease_files or ()),
+    }
+
+
+def show_sides(
+    before: Mapping[str, Any], after: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return both sides of a diff without the options that neither of them sets."""
+    used = {*_that_are_set(before), *_that_are_set(after)}
+    first, second = (
+        {key: value for key, value in side.items() if key in used} for side in (before, after)
+    )
+    return first, second
+
+
+def _that_are_set(shown: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in shown.items() if value not in (None, "", [], (), {})}
 
 
 def _show_cloud_init(cloud_init: CloudInit, since: CloudInit | None) -> Mapping[str, Any]:
@@ -297,10 +328,10 @@ def _show_cloud_init(cloud_init: CloudInit, since: CloudInit | None) -> Mapping[
         value, before = getattr(cloud_init, name), getattr(since, name, None)
         if value is not None:
             told[name] = "(hidden)" if before in (None, value) else "(hidden, another one)"
-    return {
+    shown = {
         "hostname": cloud_init.hostname,
         "user": cloud_init.user,
         "ssh_authorized_keys": list(cloud_init.ssh_authorized_keys or ()),
         "ssh_host_key": bool(cloud_init.ssh_host_key),
-        **told,
     }
+    return {**_that_are_set(shown), **told}

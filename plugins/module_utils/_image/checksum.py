@@ -34,10 +34,14 @@ class Checksum:
 
 @dataclass(frozen=True)
 class ChecksumUrl:
-    """Where a list of digests is; only those of ``algorithm`` count, if it is given."""
+    """Where a list of digests is; only those of ``algorithm`` count, if it is given.
+
+    ``image`` is the well-known image whose publisher keeps the list, if no task named its URL.
+    """
 
     source: ImageSource
     algorithm: str | None = None
+    image: str | None = None
 
 
 def parse_checksum(text: str, option: str = "image_checksum") -> Checksum | ChecksumUrl:

@@ -24,6 +24,12 @@ _PAUSES = (0.5, 1.0, 2.0, 4.0)
 _PROGRESS = 1024 * 1024  # bytes after which failures count from the beginning
 _SLOWEST = 1024  # bytes per second, below which a server is given up
 _LATER = (408, 425, 429)  # answers that may be others a moment later, besides those from 500 on
+_KEPT = "Check the network and run the task again: what has been fetched is kept, and only the rest is asked for."
+_GONE = "Check the URL: its server has no such file."
+_ACCOUNT = (
+    "Check the URL. If the server wants an account, fetch the image with the module vm_image and its "
+    "options username and password."
+)
 _NO_LENGTH = (
     "Give a checksum: without one, an image that was cut off could not be told from a whole one."
 )
@@ -234,13 +240,22 @@ class Download:
             self._part.discard()
         return ImageFetchFailed(
             f"{shown(self._request.url)} could not be fetched: {reason}.",
-            help_text,
+            help_text or _help(status, kept),
             url=shown(self._request.url),
             reason=reason,
             status=status,
             received=kept,
             total=self._origin.length,
         )
+
+
+def _help(status: int | None, kept: int) -> str | None:
+    """Return what to do about a failure; ``kept`` are the bytes that a later run goes on with."""
+    if status in (401, 403):
+        return _ACCOUNT
+    if status in (404, 410):
+        return _GONE
+    return _KEPT if kept else None
 
 
 class _Watch:

@@ -71,9 +71,18 @@ class Entry:
 
 def entry_key(source: ImageSource, digest: str, image_format: str) -> str:
     """Return the name, without suffix, of an image from this source with this digest."""
-    stem = _UNFIT.sub("-", _SUFFIXES.sub("", source.file_name)).strip(".-")[:_LONGEST_STEM]
     whole = hashlib.sha256(f"{source.key} {digest} {image_format}".encode()).hexdigest()
-    return f"{stem or 'image'}-{whole[:_KEY_LENGTH]}"
+    return f"{_stem(source)}-{whole[:_KEY_LENGTH]}"
+
+
+def unknown_key(source: ImageSource) -> str:
+    """Return what :func:`entry_key` will, with question marks in place of what depends on the digest."""
+    return f"{_stem(source)}-{'?' * _KEY_LENGTH}"
+
+
+def _stem(source: ImageSource) -> str:
+    stem = _UNFIT.sub("-", _SUFFIXES.sub("", source.file_name)).strip(".-")[:_LONGEST_STEM]
+    return stem or "image"
 
 
 def dump(entry: Entry) -> bytes:

@@ -13,12 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .._core.errors import FormatDetectionFailed, ImageRefused, InvalidSpec
-from .._core.sizes import show_size
+from .._core.sizes import MAX_DISK, show_size
 from . import qcow2
 from .content import Content, opened
 from .recognise import SECTOR, recognise
 
-MAX_VIRTUAL_SIZE = 16 * 1024**4
 _FLATTEN = (
     "If you trust it, make a standalone copy of it: qemu-img convert -f qcow2 -O qcow2 OLD NEW"
 )
@@ -68,10 +67,10 @@ def check_disk_size(image: Image, disk_size: int | None) -> None:
 
 def check_virtual_size(shown: str, size: int) -> None:
     """Raise ``ImageRefused`` for a disk that is empty or larger than any that makes sense."""
-    if not 0 < size <= MAX_VIRTUAL_SIZE:
+    if not 0 < size <= MAX_DISK:
         raise ImageRefused(
             f"image: {shown} says that its disk has {show_size(size)}, "
-            f"which is not between 1B and {show_size(MAX_VIRTUAL_SIZE)}.",
+            f"which is not between 1B and {show_size(MAX_DISK)}.",
             "Check where the image comes from.",
             option="image",
         )

@@ -32,7 +32,7 @@ from .._host.files import (
 )
 from .._host.locks import exclusive, is_taken
 from .checksum import DEFAULT_ALGORITHM, Checksum
-from .entry import Entry, dump, entry_key, load
+from .entry import Entry, dump, entry_key, load, unknown_key
 from .fetch import fetch, is_unchanged
 from .intake import Fresh, Progress, digest_of, take_in
 from .part import forget
@@ -140,10 +140,15 @@ class ImageLibrary:
             self._drop(entry)
 
     def foreseen_path(self, wish: ImageWish) -> str:
-        """Return a path like that of the image once it is fetched; the very one if digest and format are known."""
-        image_format = wish.target_format or ("raw" if wish.image_format == "raw" else "qcow2")
-        digest = wish.digest.hex if wish.digest else ""
-        return self._path(f"{entry_key(settled(wish).source, digest, image_format)}.{image_format}")
+        """Return the path of the image once it is fetched, with question marks in place of what nobody knows yet."""
+        wish = settled(wish)
+        image_format = wish.target_format
+        if image_format is None and wish.image_format is not None:
+            image_format = "raw" if wish.image_format == "raw" else "qcow2"
+        digest = wish.digest if wish.digest and wish.digest.algorithm == DEFAULT_ALGORITHM else None
+        if digest is None or image_format is None:
+            return self._path(f"{unknown_key(wish.source)}.{image_format or '?'}")
+        return self._path(f"{entry_key(wish.source, digest.hex, image_format)}.{image_format}")
 
     def prune(self, *, dry: bool = False) -> Pruned:
         """Remove the images that no machine uses, and what runs have left that were cut off; ``dry`` only looks."""

@@ -13,7 +13,7 @@ from .._core.errors import ChecksumUnknown, HttpFailed
 from .._core.sizes import show_size
 from .._host.http import Request, send
 from .source import ImageSource
-from .transfer import PATIENCE, REDIRECTS, read_document, without_waiting
+from .transfer import PATIENCE, REDIRECTS, read_document, reason_of, without_waiting
 
 _LONGEST_LIST = 4 * 1024 * 1024  # bytes
 
@@ -23,8 +23,10 @@ def fetch_list(source: ImageSource, headers: Mapping[str, str], timeout: float) 
     path = source.local_path
     try:
         data = _read_list(path) if path else _ask_list(source.text, headers, timeout)
-    except (HttpFailed, OSError) as exc:
-        raise _no_list(source, str(exc).rstrip(".")) from exc
+    except HttpFailed as exc:
+        raise _no_list(source, reason_of(exc).rstrip(".")) from exc
+    except OSError as exc:
+        raise _no_list(source, exc.strerror or str(exc)) from exc
     if data is None or len(data) > _LONGEST_LIST:
         limits = f"{show_size(_LONGEST_LIST)}, or was not there after {PATIENCE} s"
         raise _no_list(source, f"it is longer than {limits}")

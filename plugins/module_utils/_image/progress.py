@@ -68,11 +68,11 @@ class Progress:
         self.close()
 
     def __call__(self, phase: str, done: int, total: int | None = None) -> None:
-        """Keep this if the last word was some time ago, or about another phase."""
+        """Keep this if the last word was some time ago, or about another phase, or if this is the end."""
         if self._fd is None:
             return
         now = time.monotonic()
-        if phase == self._phase and now < self._due:
+        if phase == self._phase and now < self._due and done != total:
             return
         self._phase, self._due = phase, now + _PAUSE
         with contextlib.suppress(OSError):

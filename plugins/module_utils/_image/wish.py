@@ -61,7 +61,8 @@ def settled(wish: ImageWish) -> ImageWish:
     return replace(
         wish,
         source=ImageSource("url", known.url),
-        checksum=wish.checksum or ChecksumUrl(ImageSource("url", known.checksum_url)),
+        checksum=wish.checksum
+        or ChecksumUrl(ImageSource("url", known.checksum_url), image=source.text),
         image_format=wish.image_format or known.image_format,
     )
 
@@ -71,17 +72,28 @@ def with_digest(wish: ImageWish) -> ImageWish:
     listed = wish.checksum
     if not isinstance(listed, ChecksumUrl):
         return wish
+    try:
+        return replace(wish, checksum=_listed_digest(wish, listed))
+    except ChecksumUnknown as exc:
+        if listed.image is not None:
+            exc.help = (
+                f"The publisher of the well-known image {listed.image} keeps this list: check this host's network, "
+                "or give an image by its path or its URL."
+            )
+        raise
+
+
+def _listed_digest(wish: ImageWish, listed: ChecksumUrl) -> Checksum:
     # Credentials are for the server that they were given for.
     own = same_server(wish.source.text, listed.source.text)
     text = fetch_list(listed.source, http_headers(wish) if own else {}, wish.access.timeout)
     name = wish.source.file_name
     beside = listed.source.file_name.startswith(f"{name}.")
     try:
-        digest = find_in_list(text, name, listed.algorithm, alone=beside)
+        return find_in_list(text, name, listed.algorithm, alone=beside)
     except ValueError as exc:
         url = listed.source.shown
         raise ChecksumUnknown(f"The list of checksums {url} is of no use: {exc}.", url=url) from exc
-    return replace(wish, checksum=digest)
 
 
 def locate(wish: ImageWish, known: Mapping[str, str]) -> Fetch:

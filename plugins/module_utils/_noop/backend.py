@@ -54,6 +54,9 @@ class NoopBackend:
     def check(self, spec: VmSpec, found: VmHandle | None) -> None:
         """Nothing can hinder it."""
 
+    def check_start(self, spec: VmSpec, found: VmHandle | None) -> None:
+        """Nothing can hinder it."""
+
     def prepare(self, spec: VmSpec, found: VmHandle | None = None) -> VmHandle:
         """Write the record. The port is that of the name and not reserved: nobody listens on it."""
         work_dir = self._store.work_dir(spec.name)
@@ -132,7 +135,7 @@ class NoopBackend:
 
     def observe(self, vm: VmHandle) -> Vm:
         """Return the record."""
-        there = Vm(vm, vm.state)
+        there = Vm(vm, vm.state, hotplug=self.features.hotplug)
         if not vm.state.has_process:
             return there
         return replace(there, addresses={network.name: (LOOPBACK,) for network in there.plugged})

@@ -81,6 +81,9 @@ class PropolisBackend:
         check_host(spec, found, self._store.data_dir)
         preparation.refuse_unknown_volume(spec, found, self._store)
 
+    def check_start(self, spec: VmSpec, found: VmHandle | None) -> None:
+        """Its guests have no ports of the host."""
+
     def prepare(self, spec: VmSpec, found: VmHandle | None = None) -> VmHandle:
         """Make the machine, finish it, or bring it up to ``spec``."""
         if found is not None and found.state is not VmState.PREPARING:

@@ -42,10 +42,11 @@ from . import preparation
 from .accelerator import Accelerator, choose_accelerator
 from .addresses import look_up, wait_for_address
 from .argv import MACHINES, Launch, build_argv
-from .companions import Companions, end_companions, lost_companions
+from .companions import Companions, end_companions, ended_on_failure, lost_companions
 from .disk_files import discard_disks, note_size
 from .facts import read_facts
 from .firmware import check_firmware, make_nvram
+from .forwards import check_forwards
 from .freezing import check_freeze
 from .host_check import check_host, qemu_binary
 from .hotplug import MEMORY_STEP, Hotplugger, finish_start
@@ -99,6 +100,14 @@ class QemuBackend:
         preparation.refuse_unknown_disk(spec.name, found, self._store)
         check_host(spec, found, self._store.data_dir)
         check_freeze(spec, found, self._store)
+
+    def check_start(self, spec: VmSpec, found: VmHandle | None) -> None:
+        """Raise ``PortUnavailable`` if somebody else listens on a port that is to lead into the guest."""
+        try:
+            running = found is not None and self._is_alive(found)
+        except InvalidState:
+            running = True  # it lives, but cannot be told apart; what would end it says so
+        check_forwards(spec, found, running, self._store)
 
     def prepare(self, spec: VmSpec, found: VmHandle | None = None) -> VmHandle:
         """Make the machine's files, finish them, or bring them up to ``spec``."""
@@ -253,7 +262,8 @@ class QemuBackend:
     def _live(self, vm: VmHandle, pid: int | None = None, warnings: tuple[str, ...] = ()) -> Vm:
         console = self.console_endpoint(vm)
         warnings = (*warnings, *lost_companions(vm))
-        return Vm(vm, VmState.RUNNING, pid=pid, console=console, warnings=warnings)
+        running = Vm(vm, VmState.RUNNING, pid=pid, console=console, warnings=warnings)
+        return replace(running, hotplug=self.features.hotplug)
 
     def _ask(self, live: Vm) -> Vm:
         name = live.handle.name
@@ -281,6 +291,8 @@ class QemuBackend:
     def _launch(self, vm: VmHandle, accelerator: Accelerator) -> Launched:
         with contextlib.ExitStack() as stack:
             openings = stack.enter_context(opened(vm.work_dir))
+            end_companions(vm)  # no QEMU lives, so what a killed task has left serves nobody
+            stack.enter_context(ended_on_failure(vm))
             taps = stack.enter_context(opened_taps(vm))
             companions = Companions(vm.work_dir, openings.stderr)
             tpm = stack.enter_context(opened_tpm(vm, companions))
@@ -301,8 +313,9 @@ class QemuBackend:
             return launch(build_argv(vm, settings), openings, more)
 
     def _await_greeting(self, vm: VmHandle, launched: Launched) -> str | None:
+        socket = os.path.join(vm.work_dir, QMP_SOCKET)
         try:
-            with Qmp.connect(os.path.join(vm.work_dir, QMP_SOCKET), _GREETING) as qmp:
+            with ended_on_failure(vm, launched.end), Qmp.connect(socket, _GREETING) as qmp:
                 expect_state(vm, qmp, VmState.RUNNING)
                 finish_start(vm, qmp)
                 return vnc_address(qmp) if vm.spec.vnc else None

@@ -16,9 +16,9 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from .._core.errors import InvalidState, SpawnFailed, StopFailed
+from .._core.errors import InvalidState, SpawnFailed, StopFailed, VmError
 from .._core.handle import VmHandle
 from .._core.layout import TPM_LOCK, folder_lock
 from .._core.spec import VmSpec
@@ -27,6 +27,7 @@ from .._host.locks import hold_while_alive, is_held
 from .._host.processes import Process
 
 _ENDS = 5.0  # seconds that one takes at most to end by itself, once its QEMU has ended
+_UNUSED = 0.2  # the same for one that never served a guest
 _KILLED = 5.0
 _PAUSE = 0.02
 
@@ -97,12 +98,28 @@ def lost_companions(vm: VmHandle) -> Iterator[str]:
             yield f"The VM '{vm.name}' runs without {what}: the program has ended. state=restarted brings it back."
 
 
-def end_companions(vm: VmHandle) -> None:
-    """Wait until all companions of a machine whose QEMU has ended have ended, too; end by force one that does not."""
+@contextlib.contextmanager
+def ended_on_failure(vm: VmHandle, end_qemu: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """End what was started beside a QEMU if that does not come to run: swtpm waits for ever for one that never connects."""
+    try:
+        yield
+    except BaseException:
+        end_qemu()
+        with contextlib.suppress(VmError):  # the next start tries again, and tells
+            end_companions(vm, _UNUSED)
+        raise
+
+
+def end_companions(vm: VmHandle, patience: float | None = None) -> None:
+    """Wait until all companions of a machine whose QEMU has ended have ended, too; end by force one that does not.
+
+    ``patience`` are the seconds that each gets to end by itself.
+    """
+    patience = _ENDS if patience is None else patience
     locks = {**locks_of(vm.spec), **(locks_of(vm.booted) if vm.booted else {})}
     for lock, what in locks.items():
         path = os.path.join(vm.work_dir, lock)
-        if not _await_end(path, _ENDS):
+        if not _await_end(path, patience):
             _kill_holders(path)
             if not _await_end(path, _KILLED):
                 raise StopFailed(f"The VM '{vm.name}': {what} still runs after SIGKILL.", lock=path)

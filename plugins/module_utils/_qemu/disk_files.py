@@ -15,7 +15,7 @@ from .._core.disks import SYSTEM_DISK, Disk, DiskRecord
 from .._core.errors import BadRecord, ImageNotFound, InvalidSpec
 from .._core.handle import VmHandle
 from .._core.layout import data_disk
-from .._core.sizes import show_size
+from .._core.sizes import MAX_DISK, show_size
 from .._core.spec import VmSpec
 from .._host.files import doing
 from .._host.store import Store
@@ -44,7 +44,10 @@ def check_disks(spec: VmSpec, found: VmHandle | None) -> None:
                     f"{option}: the file {record.path} of the disk is gone.", option=option
                 )
             _refuse_shrinking(f"{option}.size", disk.size, record)
+            if disk.size != record.size:
+                _refuse_huge(option, disk.size, record.format)
             continue
+        _refuse_huge(option, disk.size, disk.format)
         if disk.image is not None:
             image = inspect_image(_path(disk, option), None)
             if disk.size is not None and disk.size < image.virtual_size:
@@ -57,6 +60,16 @@ def check_disks(spec: VmSpec, found: VmHandle | None) -> None:
             raise InvalidSpec(
                 f"{option}.size: a new disk needs a size or an image.", option=f"{option}.size"
             )
+
+
+def _refuse_huge(option: str, size: int | None, form: str | None) -> None:
+    # ext4 ends a file one block below 16 TiB, where a qcow2 file may still be small.
+    if form == "raw" and size is not None and size >= MAX_DISK:
+        raise InvalidSpec(
+            f"{option}.size: a raw file has less than {show_size(MAX_DISK)}.",
+            "Give a smaller size; a new disk may be qcow2 instead.",
+            option=f"{option}.size",
+        )
 
 
 def _refuse_shrinking(option: str, size: int | None, record: DiskRecord) -> None:

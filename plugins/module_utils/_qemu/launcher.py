@@ -76,11 +76,15 @@ class Launched:
             self._qemu.wait(timeout)
         return self._qemu.poll() is not None
 
-    def failure(self, reason: str) -> SpawnFailed:
-        """Make sure that nothing runs, and return the error with QEMU's last words."""
+    def end(self) -> None:
+        """Make sure that QEMU does not run."""
         if not self.ended(_EXIT_WAIT):
             self._qemu.kill()
             self._qemu.wait()
+
+    def failure(self, reason: str) -> SpawnFailed:
+        """Make sure that nothing runs, and return the error with QEMU's last words."""
+        self.end()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._keeper.wait(_EXIT_WAIT)
         words = read_tail(os.path.join(self._work_dir, QEMU_LOG), _LAST_WORDS).strip()
