@@ -531,18 +531,18 @@ def test_a_run_that_is_killed_anywhere_leaves_records_that_are_true(bench, what_
     moment, linked = 1, []
     while killed(moment, lambda: bench.task("vm2", **options)):
         moment += 1
-        if not bench.layers_dir.exists():  # the disks are as they were
+        if bench.layers_dir.exists():
+            linked.append(len(list(bench.layers_dir.iterdir())))
+            for number in range(2):
+                assert marks(bench.disk("vm1", number)) == {"0x11"}
+            bench.assert_whole("vm1")
+            if bench.exists("vm2") and bench.record("vm2")["state"] == "prepared":
+                bench.assert_whole("vm2")
+            what_follows(bench, options)
+            # A folder that has no record yet is nobody's, and may hold the beginnings of one.
+            assert [file for file in subject.files() if "qcow2" in file] == [], moment
+        else:  # the disks are as they were
             assert bench.disk("vm1") == str(subject.folder("vm1") / "overlay.qcow2")
-            continue
-        linked.append(len(list(bench.layers_dir.iterdir())))
-        for number in range(2):
-            assert marks(bench.disk("vm1", number)) == {"0x11"}
-        bench.assert_whole("vm1")
-        if bench.exists("vm2") and bench.record("vm2")["state"] == "prepared":
-            bench.assert_whole("vm2")
-        what_follows(bench, options)
-        # A folder that has no record yet is nobody's, and may hold the beginnings of one.
-        assert [file for file in subject.files() if "qcow2" in file] == [], moment
         shutil.rmtree(subject.data_dir)
         shutil.copytree(kept, subject.data_dir)
     shutil.rmtree(kept)
