@@ -298,7 +298,8 @@ def test_file_system_that_refuses(idle, tmp_path, options):
 
 
 def test_options_that_cannot_change(idle, tmp_path):
-    idle.vm(state="present")
+    idle.vm()
+    idle.vm(state="stopped", force=True)
     before = idle.record().read_bytes()
     other = tmp_path / "other.raw"
     other.write_bytes(Path(idle.defaults["image"]).read_bytes())

@@ -126,17 +126,17 @@ def test_cards_come_with_the_port_of_ssh_if_no_other_has_it(idle):
 
 
 def test_a_change_that_is_refused_is_recorded_and_told(idle, meddle):
-    """A port that somebody has taken meanwhile: the card does not come, and the next task tries again."""
-    meddle("netdev_add", type="user", id="theirs", hostfwd=[{"str": "tcp:127.0.0.1:18099-:80"}])
-    forward = {"type": "user", "name": "web", "port_forwards": [{"host": 18099, "guest": 80}]}
-    options = {"networks": [{"type": "user"}, forward]}
+    """Somebody has taken the name that the disk gets in QEMU: it does not come, and the next task tries again."""
+    meddle("blockdev-add", driver="null-co", node_name="disk-data")
+    meddle("blockdev-add", driver="raw", node_name="theirs", file="disk-data")
 
-    refused = idle.refuse(**options)
+    refused = idle.refuse(disks=[{"name": "data", "size": "1MiB"}])
 
     assert refused["error"]["code"] == "vm_manager.vm.change_failed"
-    assert "add network web" in refused["msg"]
+    assert "add disk data" in refused["msg"]
+    assert (refused["changed"], refused["actions"]) == (True, ["prepare"])
     assert [vm["restart_required"] for vm in idle.info()] == [True]
-    assert [card["name"] for card in idle.info()[0]["networks"]] == ["net0"]
-    meddle("netdev_del", id="theirs")
+    assert "dev-data" not in str(meddle("query-block"))
+    meddle("blockdev-del", node_name="theirs")
     assert next_task(idle)["actions"] == ["change"]
-    assert [card["name"] for card in idle.info()[0]["networks"]] == ["net0", "web"]
+    assert "dev-data" in str(meddle("query-block"))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import resource
@@ -83,7 +84,12 @@ def await_text(path, text):
 
 
 def sizes(folder):
-    return {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    found = {}
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it may be given its other name just now
+            if path.is_file():
+                found[path.name] = path.stat().st_size
+    return found
 
 
 def test_what_comes_through_is_written_at_once(tmp_path, start):

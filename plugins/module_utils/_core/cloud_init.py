@@ -13,7 +13,7 @@ from .handle import VmHandle
 from .spec import VmSpec
 
 _WHAT_IT_DOES = (
-    "With rerun: true in cloud_init the guest gets the new value at its next start, as a new instance: cloud-init then does "
+    "With cloud_init.rerun the guest gets the new value at its next start, as a new instance: cloud-init then does "
     "anew all that it does once for each instance, such as making accounts and SSH host keys."
 )
 
