@@ -243,7 +243,7 @@ def test_cloud_init_changes_only_if_it_is_to_run_again(bench):
 
     assert error.code == "vm_manager.spec.cannot_change"
     assert error.message.endswith("which cloud-init in the guest may have used.")
-    assert "rerun: true" in error.help
+    assert "cloud_init.rerun" in error.help
     assert SECRET not in repr((error.message, error.as_dict()))
     for same in ({"user": "admin"}, {"user": "admin", "rerun": True}):
         assert not bench.vm(state="stopped", cloud_init=same)["changed"]
