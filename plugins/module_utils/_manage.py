@@ -191,15 +191,21 @@ def _check(plan: Plan, found: Vm | None, hypervisor: Hypervisor, units: HostUnit
 
 
 def _checked(
-    router: RouterHypervisor, asked: Asked, units: HostUnits | None
+    router: RouterHypervisor, asked: Asked, units: HostUnits | None, timeout: float
 ) -> tuple[Plan, Vm | None, Hypervisor]:
-    """Decide and check without a lock: what another task has changed in between is looked at again."""
+    """Decide and check without a lock: what another task has changed in between is looked at again.
+
+    After ``timeout`` seconds, what was seen counts.
+    """
+    deadline = time.monotonic() + timeout
     while True:
         plan, found, hypervisor = _decide(router, asked, units)
         try:
             _check(plan, found, hypervisor, units)
         except VmError:
-            if found is None or router.store.load(found.handle.name) == found.handle:
+            if found is None or time.monotonic() >= deadline:
+                raise
+            if router.store.load(found.handle.name) == found.handle:
                 raise
         else:
             return plan, found, hypervisor
@@ -231,7 +237,7 @@ def _carry_out(
 ) -> dict[str, Any]:
     wait_timeout = float(task.params["wait_timeout"])
     power = asked.power
-    plan, found, hypervisor = _checked(router, asked, units)
+    plan, found, hypervisor = _checked(router, asked, units, wait_timeout)
     fetches = _fetches(plan, found, hypervisor, router.store)
     if plan.changed or not all(map(router.store.is_settled, asked.names)):
         names = _touched(asked, plan, found)

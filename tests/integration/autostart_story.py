@@ -172,12 +172,12 @@ def check_what_the_journal_says(guest, web2: str) -> None:
 def check_unit_by_hand(guest, web2: str) -> None:
     """See that an administrator stops the machine with its unit, which tells why if it cannot start the machine."""
     record = f"'{OTHER_DIR}/vms/web2'"
-    ask(guest, as_root(f"systemctl stop {web2} && mv {record} /root/web2"))
+    ask(guest, as_root(f"systemctl stop {web2} && mv {record} /var/tmp/web2"))
     active, journal, _back = ask(
         guest,
         f"sudo systemctl start {web2} 2>/dev/null; systemctl is-active {web2}",
         f"sudo journalctl -q -o cat -b -u {web2}",
-        as_root(f"mv /root/web2 {record}"),
+        as_root(f"mv /var/tmp/web2 {record}"),
     )
     assert active == "failed"
     in_order(journal.splitlines(), "web2: start", "web2: stop", "There is no complete VM 'web2'")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sys
 import syslog
@@ -394,6 +395,25 @@ def test_what_changed_while_the_task_waited_for_another_is_checked_again(edge, m
     assert refused["error"]["details"] == {"option": "image"}
     assert seen == [True, False]
     assert not (edge.data_dir / "vms" / "web1" / "vm.json").exists()
+
+
+def test_a_machine_that_changes_all_the_time_is_not_looked_at_for_ever(edge, monkeypatch):
+    """The check fails, and each time the record is another one than that which was checked."""
+    edge.vm(state="stopped")
+    load, count = Store.load, itertools.count()
+
+    def other_each_time(store, name):
+        return load(store, name).evolve(instance=next(count))
+
+    def check(backend, spec, found):
+        raise InvalidSpec("image: it is gone.", option="image")
+
+    monkeypatch.setattr(Store, "load", other_each_time)
+    monkeypatch.setattr(NoopBackend, "check", check)
+
+    refused = edge.vm(wait_timeout=0)
+
+    assert refused["error"]["details"] == {"option": "image"}
 
 
 def test_waiting_for_ssh_on_a_machine_that_only_pretends_is_short(edge):
