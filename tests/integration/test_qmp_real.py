@@ -37,6 +37,15 @@ def takes(seconds):
     assert seconds <= time.monotonic() - start < seconds + SLACK
 
 
+@contextlib.contextmanager
+def after(seconds, act):
+    """Do ``act`` that much later, while the block runs."""
+    timer = threading.Timer(seconds, act)
+    timer.start()
+    yield
+    timer.join()
+
+
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "qmp.sock")
@@ -142,13 +151,9 @@ def test_second_client_gets_no_greeting_until_the_first_leaves(qemu, path):
 
 def test_a_client_waits_for_its_turn(qemu, path):
     first = Qmp.connect(path, LONG)
-    leave = threading.Timer(SHORT, first.close)
-    leave.start()
 
-    with takes(SHORT), Qmp.connect(path, LONG) as second:
+    with takes(SHORT), after(SHORT, first.close), Qmp.connect(path, LONG) as second:
         assert second.execute("query-status")
-
-    leave.join()
 
 
 def test_quit(qemu, path):
@@ -167,26 +172,22 @@ def test_quit(qemu, path):
 def test_killed_while_a_command_waits(qemu, path):
     with Qmp.connect(path, LONG) as qmp:
         qemu.send_signal(signal.SIGSTOP)
-        kill = threading.Timer(SHORT, qemu.kill)
-        kill.start()
-
-        with takes(SHORT), pytest.raises(QmpCommandFailed, match="the connection was closed"):
+        with (
+            takes(SHORT),
+            after(SHORT, qemu.kill),
+            pytest.raises(QmpCommandFailed, match="the connection was closed"),
+        ):
             qmp.execute("query-status", timeout=LONG)
 
         assert qmp.closed
-        kill.join()
 
 
 def test_killed_while_an_event_is_awaited(qemu, path):
     with Qmp.connect(path, LONG) as qmp:
-        kill = threading.Timer(SHORT, qemu.kill)
-        kill.start()
-
-        with takes(SHORT):
+        with takes(SHORT), after(SHORT, qemu.kill):
             assert qmp.wait_event("STOP", timeout=LONG) is None
 
         assert qmp.closed
-        kill.join()
 
 
 def test_hung_qemu_keeps_to_the_limit_and_its_late_answer_is_ignored(qemu, path):
