@@ -163,7 +163,7 @@ def test_chunks_that_are_cut_off_are_noticed(wire):
 def test_body_that_stalls_is_given_up(wire):
     server = wire(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhel")
     server.hold.clear()
-    response = send(Request("GET", server.url, timeout=0.2))
+    response = send(Request("GET", server.url, timeout=1.0))
     with pytest.raises(HttpFailed, match="no answer in time") as caught:
         everything(response)
     assert caught.value.details["timed_out"] is True

@@ -406,10 +406,10 @@ def test_fault_a_server_that_trickles_is_given_up(server, part):
     server.faults = [trickling] * 9
     began = time.monotonic()
 
-    error = failure(server, part, timeout=0.3)
+    error = failure(server, part, timeout=1)
 
     assert "less than 1024 bytes per second" in error.message
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_a_server_that_needs_time_gets_it(server, part):

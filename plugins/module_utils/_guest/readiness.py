@@ -46,6 +46,11 @@ def wait_for_ssh(host: str, port: int, deadline: float, process_fd: int | None =
             waiter.patience = _patience(asked - started)
             try:
                 return _probe(host, port, waiter)
+            except _Silence as exc:
+                if attempts == 1 or time.monotonic() - asked >= _FIRST_PATIENCE:
+                    seen = str(
+                        exc
+                    )  # else the deadline cut it short: what was seen before says more
             except _NoBanner as exc:
                 seen = str(exc)
             except OSError as exc:
@@ -67,6 +72,10 @@ def wait_for_ssh(host: str, port: int, deadline: float, process_fd: int | None =
 
 class _NoBanner(Exception):
     """What a connection gave instead of a banner, in words."""
+
+
+class _Silence(_NoBanner):
+    """Nothing came while patience lasted, or until the deadline."""
 
 
 class _ProcessEnded(Exception):
@@ -115,7 +124,7 @@ def _probe(host: str, port: int, waiter: _Waiter) -> str:
         code = sock.connect_ex(found[0][4])
         if code == errno.EINPROGRESS:
             if not waiter.ready(sock, select.POLLOUT):
-                raise _NoBanner("no answer to the connection")
+                raise _Silence("no answer to the connection")
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code))
@@ -134,6 +143,8 @@ def _read_banner(sock: socket.socket, waiter: _Waiter) -> str:
             if not received:
                 raise _NoBanner("accepted, then closed")
             break
+    if not received:
+        raise _Silence("accepted but silent")
     raise _NoBanner(_instead_of_banner(received))
 
 
@@ -146,8 +157,6 @@ def _find_banner(received: bytes) -> str | None:
 
 
 def _instead_of_banner(received: bytes) -> str:
-    if not received:
-        return "accepted but silent"
     line = _printable(received.strip().split(b"\n")[0])
     shown = line if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]}…"
     answer = f"'{shown}'" if shown else "with bytes"
