@@ -102,7 +102,8 @@ backends:
         - For C(qemu), C(qemu) (its path), C(version), C(machine) (the default machine type), C(accelerator) and C(accelerator_reason), C(qemu_img),
           C(bridge_helper), C(tun) (whether there is a device for TAP interfaces) and C(seed_tool).
         - For C(propolis), C(server), C(bootrom), C(hosting), C(vmm_version) and C(viona_version) of the kernel, C(reservoir) with C(free_mib),
-          C(allocated_mib) and C(limit_mib), C(pool) with C(name) and C(available_bytes), and C(links), each with C(name), C(class) and C(state).
+          C(allocated_mib) and C(limit_mib), C(pool) with C(name) and C(available_bytes), C(links), each with C(name), C(class) and C(state),
+          and C(failures), the words of programs that failed and could not tell a fact.
       type: dict
       sample:
         qemu: /usr/bin/qemu-system-x86_64

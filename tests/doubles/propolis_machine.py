@@ -38,6 +38,7 @@ class Settings:
     has_console: bool = True
     fail_ensure: str | None = None  # why the machine cannot be made
     fail_start: str | None = None
+    fail_history: str | None = None  # why nobody is told what the guest printed
     check_devices: bool = False
 
     @classmethod

@@ -287,6 +287,8 @@ class PropolisServer:
 
     async def history(self, request):
         machine = self._active()
+        if self.settings.fail_history:
+            raise _internal(self.settings.fail_history)
         numbers = _numbers(request, "from_start", "most_recent", "max_bytes")
         if (numbers["from_start"] is None) == (numbers["most_recent"] is None):
             words = "Exactly one of 'from_start' or 'most_recent' must be specified."

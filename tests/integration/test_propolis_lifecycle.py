@@ -10,10 +10,13 @@ import http.server
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.handle import load
@@ -136,6 +139,52 @@ def test_the_disk_holds_the_image(propolis, world, tmp_path):
         assert disk.read_bytes()[: len(content)] == content
 
 
+def test_what_could_not_be_asked_for_an_address_is_said(propolis, world):
+    settings(world, addresses={})
+    propolis.vm()
+    assert propolis.run("vm_info").get("warnings", []) == []
+
+    world.fail("ndp", "-an", "ndp: the disk is on fire")
+
+    (warning,) = propolis.run("vm_info")["warnings"]
+    assert "ndp: the disk is on fire" in warning
+    world.fail("arp", "-an", "arp: the disk is on fire", times=100)
+    refused = propolis.refuse(wait_for="ip", wait_timeout=1)
+    assert "arp: the disk is on fire" in refused["msg"]
+
+
+def test_several_machines_from_one_task(propolis, world):
+    defaults = {**propolis.defaults, "wait_for": "ip"}
+    wishes = [{"name": "a"}, {"name": "b", "networks": [{"type": "vnic", "link": "net1"}]}]
+
+    told = propolis.run("vm_fleet", vms=wishes, defaults=defaults, check=True)
+    untouched = volumes(world) == {} and vnics(world) == {}
+    made = propolis.run("vm_fleet", vms=wishes, defaults=defaults)
+    again = propolis.run("vm_fleet", vms=wishes, defaults=defaults)
+    refused = propolis.run(
+        "vm_fleet",
+        vms=[{"name": "c"}, {"name": "d", "image": None, "clone_from": "a"}],
+        defaults=defaults,
+    )
+    removed = propolis.run(
+        "vm_fleet", vms=[{"name": "a"}, {"name": "b"}], defaults={"state": "absent"}
+    )
+
+    assert untouched
+    assert told["results"] == made["results"]
+    assert told["diff"] == made["diff"]
+    assert [(vm["name"], vm["state"], vm["ip_address"]) for vm in made["vms"]] == [
+        ("a", "running", GUEST),
+        ("b", "running", GUEST),
+    ]
+    assert [vm["run_state"] for vm in again["vms"]] == ["Running", "Running"]
+    assert again["changed"] is False
+    assert refused["errors"]["d"]["code"] == "vm_manager.backend.unsupported"
+    assert refused["changed"] is False
+    assert [vm["state"] for vm in removed["vms"]] == ["destroyed", "destroyed"]
+    assert volumes(world) == {}
+
+
 def test_guest_is_asked_to_power_off_before_its_power_is_cut(propolis, world):
     propolis.vm(wait_for="ip")
 
@@ -147,6 +196,20 @@ def test_guest_is_asked_to_power_off_before_its_power_is_cut(propolis, world):
     assert propolis.vm(state="stopped", stop_timeout=1)["vm"]["stopped_by"] == "quit"
     propolis.vm(state="started")
     assert propolis.vm(state="stopped", force=True)["vm"]["stopped_by"] == "quit"
+
+
+def test_a_console_that_cannot_be_kept_is_not_replaced_by_an_older_one(propolis, world):
+    settings(world, fail_history="the moon is in the way")
+    propolis.vm()
+    console = propolis.folder() / "console.log"
+    console.write_text("of another day")
+
+    (warning,) = propolis.run("vm_info")["warnings"]
+    propolis.vm(state="stopped", stop_timeout=0)
+
+    assert "the moon is in the way" in warning
+    assert console.read_text().startswith("What the guest printed could not be kept: ")
+    assert "the moon is in the way" in console.read_text()
 
 
 def test_changes_apply_at_the_next_start(propolis, world):
@@ -169,7 +232,11 @@ def test_a_version_of_the_api_that_the_server_lacks_can_be_put_right(propolis, w
     changed = propolis.vm(propolis={"api_version": "5.0.0"})
 
     assert (changed["vm"]["state"], changed["restart_required"]) == ("running", True)
-    assert propolis.state() == "running"
+    looked = propolis.run("vm_info")
+    assert looked["vms"][0]["run_state"] == "Running", (
+        "the server is asked in the version that it has"
+    )
+    assert looked.get("warnings", []) == []
     refused = propolis.refuse(state="restarted", stop_timeout=0)
     assert "does not support this API version: 5.0.0" in refused["msg"]
     assert "propolis.api_version" in refused["error"]["help"]
@@ -193,6 +260,16 @@ def test_an_instance_that_a_killed_start_left_is_described_anew(propolis, world)
     assert spec["board"]["cpus"] == 3
 
 
+def test_a_link_that_was_chosen_once_stays(propolis, world):
+    propolis.vm()
+    with world.changed() as state:
+        state["links"]["net1"]["state"] = "up"
+
+    assert "It is not clear which link" in propolis.refuse("vm2", **propolis.defaults)["msg"]
+    propolis.vm(state="restarted", stop_timeout=0)
+    assert [link["over"] for link in vnics(world).values()] == ["net0"]
+
+
 def test_the_screen_is_that_of_the_server_that_runs(propolis):
     propolis.vm()
 
@@ -213,14 +290,100 @@ def test_a_disk_only_grows(propolis, world):
     assert volumes(world) == {"rpool/vms/vm1/disk0": 12 * MIB}
 
 
+def test_the_disk_of_a_running_machine_grows_at_its_next_start(propolis, world):
+    propolis.vm(disk_size="8MiB")
+
+    assert propolis.vm(disk_size="12MiB")["restart_required"] is True
+    assert volumes(world) == {"rpool/vms/vm1/disk0": 8 * MIB}
+    propolis.vm(state="restarted", stop_timeout=0)
+    assert volumes(world) == {"rpool/vms/vm1/disk0": 12 * MIB}
+
+
 def test_after_a_reboot_of_the_host_it_is_started_from_the_record(propolis, world):
     first = propolis.vm(wait_for="ip")["vm"]
+    place = urlsplit(first["console"]["path"])
+
+    def listens():
+        with socket.socket() as client:
+            return client.connect_ex((place.hostname, place.port)) == 0
 
     world.reboot()
+    wait_until(listens)
 
     assert propolis.state() == "stopped"
     again = propolis.vm(state="started", wait_for="ip")["vm"]
-    assert (again["id"], again["networks"]) == (first["id"], first["networks"])
+    for name in ("id", "networks", "console"):
+        assert again[name] == first[name]
+
+
+def lose_vnics(world):
+    with world.changed() as state:
+        state["links"] = {n: link for n, link in state["links"].items() if link["class"] != "vnic"}
+
+
+def change_vnics(world):
+    with world.changed() as state:
+        for link in state["links"].values():
+            if link["class"] == "vnic":
+                link.update(mac="02:08:20:00:00:99", mtu=1300)
+
+
+def service(world):
+    (fmri,) = world.state()["services"]["global"]
+    return fmri
+
+
+def disable_service(world):
+    world.run("svcadm", "disable", "-s", service(world))
+
+
+def lose_service(world):
+    disable_service(world)
+    world.run("svccfg", "delete", service(world))
+
+
+@pytest.mark.parametrize("harm", [lose_vnics, change_vnics, disable_service, lose_service])
+def test_what_is_gone_after_a_reboot_is_made_again(propolis, world, harm):
+    propolis.vm()
+    before = vnics(world)
+    world.reboot()
+
+    harm(world)
+
+    assert propolis.state() == "stopped"
+    again = propolis.vm(state="started")
+    assert (again["actions"], again["vm"]["state"]) == (["start"], "running")
+    assert vnics(world) == before
+    assert len(world.servers()) == 1
+    assert propolis.vm(state="started")["changed"] is False
+
+
+def test_a_disk_that_is_gone_after_a_reboot_is_not_made_anew(propolis, world):
+    propolis.vm()
+    world.reboot()
+    disable_service(world)
+    world.run("zfs", "destroy", "rpool/vms/vm1/disk0")
+
+    assert "volume rpool/vms/vm1/disk0, is gone" in propolis.refuse(state="started")["msg"]
+    assert volumes(world) == {}
+    assert propolis.vm(state="absent")["actions"] == ["destroy"]
+
+
+def test_the_kernel_keeps_nothing_of_a_machine_that_is_stopped(propolis, world):
+    kernel = world.folder / "dev" / "vmm"
+    propolis.vm()
+    assert len(list(kernel.iterdir())) == 1
+    propolis.vm(state="stopped", stop_timeout=0)
+    assert list(kernel.iterdir()) == []
+    assert world.calls("bhyvectl") == [], "its power was cut, and then its server was ended"
+
+    propolis.vm(state="started")
+    (pid,) = world.servers().values()
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: list(world.servers().values()) not in ([pid], []))
+    assert len(list(kernel.iterdir())) == 1
+    propolis.vm(state="absent")
+    assert list(kernel.iterdir()) == []
 
 
 def test_a_server_that_dies_takes_its_machine_along(propolis, world):
@@ -247,7 +410,16 @@ class Stranger(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def take_port(world, part, port):
+class Mute(Stranger):
+    """Takes requests and closes the connection without a word."""
+
+    def answer(self):
+        pass
+
+    do_GET = do_PUT = answer  # noqa: N815
+
+
+def take_port(world, part, port, stranger):
     """End a machine's server as often as it takes to have a stranger listen in its place, and return that."""
     deadline = time.monotonic() + 20
     while True:
@@ -256,15 +428,16 @@ def take_port(world, part, port):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(OSError):
-            return http.server.HTTPServer(("127.0.0.1", port), Stranger)
+            return http.server.HTTPServer(("127.0.0.1", port), stranger)
         assert time.monotonic() < deadline
 
 
-def test_a_stranger_on_the_servers_port_hinders_nobody_for_long(propolis, world):
+@pytest.mark.parametrize("stranger", [Stranger, Mute])
+def test_a_stranger_on_the_servers_port_hinders_nobody_for_long(propolis, world, stranger):
     propolis.vm("other")
     first = propolis.vm()["vm"]["console"]["path"]
     port = int(first.partition("127.0.0.1:")[2].partition("/")[0])
-    with take_port(world, ":vm1-", port) as server:
+    with take_port(world, ":vm1-", port, stranger) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -277,6 +450,25 @@ def test_a_stranger_on_the_servers_port_hinders_nobody_for_long(propolis, world)
     assert found == {"other": "running", "vm1": "running"}
     assert again["state"] == "running"
     assert again["console"]["path"] != first
+
+
+def test_a_server_of_another_machine_is_left_alone(propolis, world):
+    propolis.vm("one")
+    propolis.vm("two")
+    theirs = json.loads(propolis.record("one").read_text())["propolis"]["port"]
+    mine = json.loads(propolis.record("two").read_text())["propolis"]
+    propolis.edit("two", propolis={**mine, "port": theirs})
+
+    looked = propolis.run("vm_info", name=["two"])
+    refused = propolis.refuse("two", state="started")
+
+    assert [vm["state"] for vm in looked["vms"]] == ["stopped"]
+    assert "runs another machine" in looked["warnings"][0]
+    assert "runs another machine" in refused["msg"]
+    assert propolis.vm("two", state="started")["vm"]["state"] == "running", "on a port of its own"
+    propolis.edit("two", propolis={**mine, "port": theirs})
+    assert propolis.vm("two", state="absent")["actions"] == ["destroy"]
+    assert propolis.state("one") == "running"
 
 
 MOMENTS = [
@@ -422,26 +614,40 @@ def test_two_machines_share_the_image_and_nothing_else(propolis, world):
     assert len([name for name in datasets if "/images/" in name and "@" not in name]) == 1
 
 
-def test_machine_in_a_zone(propolis, world, tmp_path):
+@pytest.fixture
+def zone(propolis, world, tmp_path):
+    """What a task says of zones on a host that has the link to them; it goes after the machine."""
     image = tmp_path / "zone.tar.gz"
     image.write_bytes(b"a zone")
     world.run("dladm", "create-etherstub", "vmctl0")
     world.run("dladm", "create-vnic", "-l", "vmctl0", "vmctl1")
-    zone = {
+    address_the_host(world)
+    yield {
         "hosting": "zone",
         "zone_image": str(image),
         "zone_dir": str(world.zones),
         "control_link": "vmctl0",
         "control_network": "127.88.0.0/24",
     }
+    clean_up(propolis)
+    assert list(vnics(world)) == ["vmctl1"]
+    world.run("ipadm", "delete-addr", "vmctl1/v4")
+    world.run("dladm", "delete-vnic", "vmctl1")
 
-    long = {"user_data": "#" * 900_000}
-    state = {"state": "present", "propolis": zone, "cloud_init": long}
+
+def address_the_host(world):
+    world.run("ipadm", "create-addr", "-T", "static", "-a", "127.88.0.1/24", "vmctl1/v4")
+
+
+def test_a_machine_in_a_zone_needs_the_hosts_address_and_a_short_seed(propolis, world, zone):
+    world.run("ipadm", "delete-addr", "vmctl1/v4")
     refused = propolis.refuse(propolis=zone, **propolis.defaults)
     assert "127.88.0.1" in refused["msg"]
     assert "ipadm create-addr" in refused["error"]["help"]
-    world.run("ipadm", "create-addr", "-T", "static", "-a", "127.88.0.1/24", "vmctl1/v4")
+    address_the_host(world)
 
+    long = {"user_data": "#" * 900_000}
+    state = {"state": "present", "propolis": zone, "cloud_init": long}
     refused = propolis.refuse(**state, **propolis.defaults)
     assert refused["error"]["details"]["option"] == "cloud_init.user_data"
     assert propolis.info() == []
@@ -449,23 +655,60 @@ def test_machine_in_a_zone(propolis, world, tmp_path):
     settings(world, fail_ensure="the moon is in the way")
     failed = propolis.refuse(propolis=zone, **propolis.defaults)
     assert "the moon is in the way" in failed["error"]["details"]["log"]
-    settings(world, addresses={"*": f"{GUEST}/24"})
 
+
+def test_a_machine_in_a_zone_and_what_the_zone_has_of_it(propolis, world, zone):
     vm = propolis.vm(propolis=zone, wait_for="ip")["vm"]
 
     assert vm["paths"]["hypervisor_log"] is None
     assert vm["console"]["path"].startswith("ws://127.88.0.2:12400/")
-    assert [found["state"] for found in world.state()["zones"].values()] == ["running"]
+    (found,) = world.state()["zones"].values()
+    assert found["state"] == "running"
+    parts = found["config"]["resources"]
+    assert "/dev/zvol/rdsk/rpool/vms/vm1/disk0" in [part.get("match") for part in parts]
+    nets = [part.get("allowed-address") for part in parts if part["kind"] == "net"]
+    assert nets == ["127.88.0.2/24", None], "the guest may use any"
+    spec = ask("http://127.88.0.2:12400", "GET", "/instance/spec", api_version="5.0.0")[1]["spec"]
+    seed = spec["value"]["components"]["cloud-init-backend"]
+    assert seed["type"] == "blob_storage_backend", "the zone does not see the machine's folder"
     assert propolis.vm(propolis=zone)["changed"] is False
+
+
+def test_a_server_in_a_zone_takes_up_a_change(propolis, world, zone):
+    propolis.vm(propolis=zone, state="present")
+
+    screen = propolis.vm(state="started", vnc=True)["vm"]["vnc"]
+    assert f"{screen['host']}:{screen['port']}" in arguments_of_the_server(world)
+    propolis.vm(vnc=False)
+    assert propolis.vm(state="restarted", stop_timeout=0)["vm"]["vnc"] is None
+    assert f"{screen['host']}:{screen['port']}" not in arguments_of_the_server(world)
+
+
+def arguments_of_the_server(world):
+    (pid,) = world.servers().values()
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+
+def test_what_is_gone_of_a_zone_after_a_reboot_is_made_again(propolis, world, zone):
+    propolis.vm(propolis=zone)
+    made = vnics(world)
     world.reboot()
-    assert propolis.state() == "stopped"
-    assert propolis.vm(state="restarted")["vm"]["state"] == "running"
-    assert propolis.vm(state="stopped", stop_timeout=0)["vm"]["state"] == "stopped"
-    assert propolis.vm(state="absent")["actions"] == ["destroy"]
-    assert world.state()["zones"] == {}
-    assert list(vnics(world)) == ["vmctl1"]
     world.run("ipadm", "delete-addr", "vmctl1/v4")
-    world.run("dladm", "delete-vnic", "vmctl1")
+    for name in set(made) - {"vmctl1"}:
+        world.run("dladm", "delete-vnic", name)
+
+    assert propolis.state() == "stopped"
+    assert "ipadm create-addr" in propolis.refuse(state="started")["error"]["help"]
+    address_the_host(world)
+    assert propolis.vm(state="started")["vm"]["state"] == "running"
+    assert vnics(world) == made
+    assert propolis.vm(state="stopped", stop_timeout=0)["vm"]["state"] == "stopped"
+    (name,) = world.state()["zones"]
+    world.run("zoneadm", "-z", name, "uninstall", "-F")
+    world.run("zonecfg", "-z", name, "delete", "-F")
+    assert propolis.vm(state="restarted")["vm"]["state"] == "running"
+    assert propolis.vm(state="absent")["actions"] == ["stop", "destroy"]
+    assert world.state()["zones"] == {}
 
 
 def test_guests_are_hosts_of_the_inventory(propolis, world, tmp_path):

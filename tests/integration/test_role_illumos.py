@@ -120,7 +120,7 @@ def test_pool_may_be_a_dataset(host):
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"hypervisor_host_propolis": {"pool": "tank"}}, "has no pool tank: cannot open 'tank'"),
+        ({"hypervisor_host_propolis": {"pool": "tank"}}, "has no pool tank. Name another"),
         (
             {"hypervisor_host_etherstubs": ["net0"]},
             "net0 is a link of localhost already, of class phys",
@@ -153,6 +153,23 @@ def test_what_propolis_lacks_is_told_with_what_to_do(host):
     assert "Virtual machines cannot run on localhost yet" in output
     assert "propolis.server: /nowhere/propolis-server does not exist. Install" in output
     assert "propolis.bootrom: /nowhere/OVMF_CODE.fd does not exist. Put" in output
+
+
+@pytest.mark.parametrize(("program", "words"), [("zfs", "list"), ("dladm", "show-link")])
+def test_what_cannot_be_looked_for_is_not_taken_for_missing(host, program, words):
+    host.world.fail(program, words, f"{program}: the disk is on fire")
+
+    assert f"{program}: the disk is on fire" in host.refusal(**WANTED)
+    assert host.made() == NOTHING
+
+
+def test_what_could_not_be_found_out_is_said(host):
+    host.world.fail("rsrvrctl", "-q", "Could not open vmmctl: Device busy")
+
+    number, output = host.role()
+
+    assert number > 0
+    assert "Could not open vmmctl: Device busy" in output
 
 
 def test_failure_of_a_program_fails_the_role_and_the_next_run_goes_on(host):

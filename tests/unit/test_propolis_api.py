@@ -429,6 +429,7 @@ def test_nobody_listens():
         assert api.answers(1.0) is False
         with pytest.raises(PropolisUnreachable) as caught:
             api.instance()
+        assert caught.value.details["refused"] is True
         assert (caught.value.message, "log" in caught.value.details) == (
             f"The server at {api.url} does not answer: Connection refused.",
             False,

@@ -57,16 +57,17 @@ RESERVOIR = (
 DLADM = """
 case "$*" in
   *show-phys*) echo igb0:up ;;
-  *' igb0' | *' stub0') echo "$5" ;;
+  'show-link -p -o LINK') printf 'igb0\\nstub0\\n' ;;
   *show-link*LINK,CLASS,STATE) printf 'igb0:phys:up\\nstub0:etherstub:unknown\\n' ;;
-  *) echo "dladm: invalid link name" >&2; exit 1 ;;
+  *) echo "dladm: not asked here" >&2; exit 1 ;;
 esac
 """
 ZFS = """
 for dataset; do :; done
-case $dataset in
-  tank | tank/vms/web1/disk0) printf '%s\\t12345\\n' "$dataset" ;;
-  broken) echo "internal error: out of memory" >&2; exit 1 ;;
+case "$4 $dataset" in
+  'available tank') echo 12345 ;;
+  *' tank' | *' tank/vms/web1/disk0') echo "$dataset" ;;
+  *' broken') echo "internal error: out of memory" >&2; exit 1 ;;
   *) echo "cannot open '$dataset': dataset does not exist" >&2; exit 1 ;;
 esac
 """
@@ -235,6 +236,25 @@ def test_a_pool_that_cannot_be_asked_for_is_told_apart_from_one_that_is_not_ther
     assert "out of memory" in broken.message
 
 
+@pytest.mark.parametrize("name", ["dladm", "ipadm"])
+def test_a_program_that_fails_is_a_problem_of_its_own(host, name):
+    host.program(name, f'echo "{name}: could not open /dev/dld: Permission denied" >&2; exit 1')
+    asked = {"dladm": {"control_link": "stub0"}, "ipadm": {"control_network": "10.0.0.0/24"}}
+
+    (problem,) = host.problems(hosting="zone", **asked[name])
+
+    assert isinstance(problem, CommandFailed)
+    assert "could not open /dev/dld: Permission denied" in problem.message
+
+
+def test_a_link_that_cannot_be_asked_for_is_told_apart_from_one_that_is_not_there(host):
+    cards = (Network(type="vnic", link="igb0"),)
+    host.program("dladm", 'echo "dladm: could not open /dev/dld: Permission denied" >&2; exit 1')
+
+    with pytest.raises(CommandFailed, match="could not open /dev/dld: Permission denied"):
+        host.check(networks=cards)
+
+
 def test_program_and_bootrom_of_a_zone_are_not_looked_for_outside(host):
     nowhere = {"server": "/nowhere", "bootrom": "/nowhere", "hosting": "zone"}
 
@@ -386,6 +406,7 @@ def test_facts_of_a_fit_host(host):
                 {"name": "igb0", "class": "phys", "state": "up"},
                 {"name": "stub0", "class": "etherstub", "state": "unknown"},
             ],
+            "failures": [],
         },
     }
 
@@ -401,6 +422,34 @@ def test_facts_of_a_host_that_has_nothing(host):
     assert {key: value for key, value in report.facts.items() if value is None} == dict.fromkeys(
         ("vmm_version", "viona_version", "reservoir", "pool", "links")
     )
+    assert report.facts["failures"] == []  # all of it is a problem
+
+
+def test_a_pool_that_is_not_there_is_a_problem_and_no_failure(host):
+    report = report_host(host.options(pool="gone"), answers())
+
+    assert [type(problem) for problem in report.problems] == [PoolMissing]
+    assert (report.facts["pool"], report.facts["failures"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "script", "fact", "words"),
+    [
+        ("zfs", 'echo "zfs: internal error" >&2; exit 1', "pool", "zfs: internal error"),
+        ("dladm", 'echo "dladm: no /dev/dld" >&2; exit 1', "links", "dladm: no /dev/dld"),
+        ("rsrvrctl", 'echo "no vmmctl: Device busy" >&2; exit 1', "reservoir", "Device busy"),
+        # As the real one does where it may not ask.
+        ("rsrvrctl", 'echo "no query: Not owner" >&2', "reservoir", "no query: Not owner"),
+    ],
+)
+def test_a_fact_whose_program_fails_comes_with_its_words(host, name, script, fact, words):
+    host.program(name, script)
+
+    facts = report_host(host.options(), answers()).facts
+
+    (failure,) = facts["failures"]
+    assert words in failure
+    assert [key for key, value in facts.items() if value is None] == [fact]
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,8 @@ have no address there.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 from .._core.errors import NoGuestAddress, VmError
 from .._core.handle import VmHandle
@@ -23,27 +22,34 @@ from .._guest.addresses import AddressQuery, Evidence, Report, collect
 from .._guest.leases import read_leases
 from .._guest.static_addresses import static_addresses
 from .api import PropolisApi
-from .arp import read_neighbours
+from .arp import read_arp, read_ndp
 from .serial_addresses import addresses_on_console
 
 _CONSOLE_BYTES = 1 << 20
+_Row = TypeVar("_Row")
 
 
-def look(vm: VmHandle, networks: Sequence[Network], api: PropolisApi) -> tuple[Report, ...]:
-    """Return what is known of each of the cards, which belong to a running machine."""
+def look(
+    vm: VmHandle, networks: Sequence[Network], api: PropolisApi
+) -> tuple[tuple[Report, ...], tuple[str, ...]]:
+    """Return what is known of each of the cards, which belong to a running machine, and which sources could not be asked."""
     wanted = vm.spec.addresses or AddressFilter()
     macs = [vm.mac_of(network) or "" for network in networks]
+    failures: list[str] = []
+    console = _rows(lambda: addresses_on_console(api.serial_history(_CONSOLE_BYTES)), failures)
+    neighbours = (*_rows(read_arp, failures), *_rows(read_ndp, failures))
     evidence = Evidence(
         agent=static_addresses((vm.spec.cloud_init or CloudInit()).network_config, macs),
-        console=_console(api),
+        console=console,
+        neighbours=neighbours,
         leases=read_leases(wanted.lease_files or None),
-        **_neighbours(),
+        failures=tuple(failures),
     )
     queries = [
         AddressQuery(mac, network.link, wanted.version, wanted.ranges or ())
         for mac, network in zip(macs, networks)
     ]
-    return tuple(collect(query, evidence) for query in queries)
+    return tuple(collect(query, evidence) for query in queries), evidence.failures
 
 
 def by_network(
@@ -63,14 +69,9 @@ def nothing_found(vm: VmHandle, reports: Sequence[Report]) -> NoGuestAddress:
     )
 
 
-def _console(api: PropolisApi) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    with contextlib.suppress(VmError):
-        return addresses_on_console(api.serial_history(_CONSOLE_BYTES))
-    return ()
-
-
-def _neighbours() -> dict[str, Any]:
+def _rows(read: Callable[[], tuple[_Row, ...]], failures: list[str]) -> tuple[_Row, ...]:
     try:
-        return {"neighbours": read_neighbours()}
+        return read()
     except VmError as exc:
-        return {"failures": (exc.message,)}
+        failures.append(exc.message.rstrip("."))
+        return ()

@@ -9,7 +9,9 @@ Source: the API's OpenAPI document, and the server's own code for what the docum
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,7 +83,8 @@ class _Answer:
 class PropolisApi:
     """The server of one machine. ``log_path`` tells, whenever it is needed, where its log can be read.
 
-    All calls raise ``PropolisUnreachable`` if it does not answer, ``PropolisRefused`` (``details`` have ``status``,
+    All calls raise ``PropolisUnreachable`` if it does not answer (``details`` have ``refused`` if nobody listens there,
+    and ``timed_out`` if it is silent), ``PropolisRefused`` (``details`` have ``status``,
     ``error_code``, ``request_id`` and, where it helps, ``log``) if it says no, and ``PropolisProtocol`` if what
     answers makes no sense.
     """
@@ -237,8 +240,10 @@ class PropolisApi:
             with send(request) as response:
                 data = self._read(response, end)
         except HttpFailed as exc:
-            reason, timed_out = str(exc.details.get("reason")), bool(exc.details.get("timed_out"))
-            raise self._unreachable(reason, timed_out) from exc
+            reason = str(exc.details.get("reason"))
+            refused = reason == os.strerror(errno.ECONNREFUSED)
+            timed_out = bool(exc.details.get("timed_out"))
+            raise self._unreachable(reason, timed_out=timed_out, refused=refused) from exc
         try:
             return _Answer(response.status, json.loads(data) if data else None)
         except (ValueError, RecursionError):
@@ -254,7 +259,7 @@ class PropolisApi:
                     url=self.url,
                 )
             if time.monotonic() > end:
-                raise self._unreachable("its answer did not end in time", True)
+                raise self._unreachable("its answer did not end in time", timed_out=True)
         return bytes(data)
 
     def _demand(self, answer: _Answer, status: int, what: str) -> None:
@@ -278,12 +283,15 @@ class PropolisApi:
             log=log,
         )
 
-    def _unreachable(self, reason: str, timed_out: bool = False) -> PropolisUnreachable:
+    def _unreachable(
+        self, reason: str, timed_out: bool = False, refused: bool = False
+    ) -> PropolisUnreachable:
         return PropolisUnreachable(
             f"The server at {self.url} does not answer: {reason}.",
             url=self.url,
             log=self.log_tail(),
             timed_out=timed_out or None,
+            refused=refused or None,
         )
 
     def _nonsense(self, answer: _Answer) -> PropolisProtocol:

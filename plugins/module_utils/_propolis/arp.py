@@ -15,11 +15,14 @@ from .parsable import padded_mac
 _LIMIT = 10_000  # rows
 
 
-def read_neighbours(timeout: float = 2.0) -> tuple[Neighbour, ...]:
-    """Return the rows of both tables; ``timeout`` in seconds is for each."""
-    arp = run(["arp", "-an"], timeout=timeout).stdout
-    ndp = run(["ndp", "-an"], timeout=timeout).stdout
-    return (*parse_arp(arp), *parse_ndp(ndp))
+def read_arp(timeout: float = 2.0) -> tuple[Neighbour, ...]:
+    """Return the rows of the table of ARP; ``timeout`` is in seconds."""
+    return parse_arp(run(["arp", "-an"], timeout=timeout).stdout)
+
+
+def read_ndp(timeout: float = 2.0) -> tuple[Neighbour, ...]:
+    """Return the rows of the table of IPv6 neighbours; ``timeout`` is in seconds."""
+    return parse_ndp(run(["ndp", "-an"], timeout=timeout).stdout)
 
 
 def parse_arp(text: str) -> tuple[Neighbour, ...]:

@@ -124,6 +124,8 @@ class PropolisBackend:
                 how = self._end_instance(vm, api, timeout)
         except _UNCLEAR:
             how = "sigkill"  # the server has to be ended with its machine
+        except InvalidState:
+            how = None  # what answers is another machine's; that is left alone
         self._clean_up(vm)
         return self._store.save(vm.evolve(state=VmState.STOPPED, stopped_by=how or vm.stopped_by))
 
@@ -178,7 +180,7 @@ class PropolisBackend:
         """Look again and again until one of the cards has an address."""
         api = api_of(vm.handle)
         while vm.ip_address is None:
-            reports = addresses.look(vm.handle, vm.plugged, api)
+            reports, dummy_failures = addresses.look(vm.handle, vm.plugged, api)
             vm = replace(vm, addresses=addresses.by_network(vm.plugged, reports))
             if vm.ip_address is not None:
                 break
@@ -188,13 +190,17 @@ class PropolisBackend:
             time.sleep(min(_AGAIN, left))
         return vm
 
-    def observe(self, vm: VmHandle) -> Vm:
+    def observe(self, vm: VmHandle, started: bool = False) -> Vm:
         """Return the record together with what the server and this host's tables say."""
         live = self._look(vm)
         if live.state is not VmState.RUNNING or live.run_state is None:
             return live
-        reports = addresses.look(vm, live.plugged, api_of(vm))
-        return replace(live, addresses=addresses.by_network(live.plugged, reports))
+        reports, failures = addresses.look(vm, live.plugged, api_of(vm))
+        seen = replace(live, addresses=addresses.by_network(live.plugged, reports))
+        if seen.ip_address is not None or not failures:
+            return seen
+        missed = f"The address of the VM '{vm.name}' may have been missed: {'; '.join(failures)}."
+        return replace(seen, warnings=(*seen.warnings, missed))
 
     def _look(self, vm: VmHandle) -> Vm:
         unstarted = vm.state in (VmState.PREPARING, VmState.PREPARED)
@@ -227,16 +233,17 @@ class PropolisBackend:
     def _instance_state(self, vm: VmHandle, api: PropolisApi) -> str | None:
         """Return the server's word for the machine's state; ``None`` if there is no server or it has none.
 
-        A server that is there but does not answer in time may well run its machine: that is ``PropolisUnreachable``.
+        Only where nobody listens is there no server: one that does not answer, or that cannot be reached, may well run
+        its machine. That is ``PropolisUnreachable``.
         """
         if record_of(vm).port is None or not hosting_of(vm).is_up():
             return None
         try:
             instance = api.instance(_LOOK)
         except PropolisUnreachable as exc:
-            if exc.details.get("timed_out"):
-                raise
-            return None  # it has just been started
+            if exc.details.get("refused"):
+                return None  # it has just been started
+            raise
         if instance is None:
             return None
         if instance.id != vm.uuid:
@@ -282,16 +289,19 @@ class PropolisBackend:
 
     def _power_button(self, vm: VmHandle, api: PropolisApi, timeout: float) -> bool:
         running = Vm(vm, VmState.RUNNING)
-        reports = addresses.look(vm, running.plugged, api)
+        reports, dummy_failures = addresses.look(vm, running.plugged, api)
         found = replace(running, addresses=addresses.by_network(running.plugged, reports))
         if found.ip_address is None:
             return False
         return ask_to_power_off(vm, found.ip_address, timeout) is None
 
     def _keep_console(self, vm: VmHandle, api: PropolisApi) -> None:
-        # The server forgets it with the instance.
-        with contextlib.suppress(VmError):
+        # The server forgets it with the instance. Else why it is missing: an older text would be taken for it.
+        try:
             said = api.serial_history(_CONSOLE_BYTES)
+        except VmError as exc:
+            said = f"What the guest printed could not be kept: {exc.message}\n".encode()
+        with contextlib.suppress(VmError):  # a stop goes on without it
             write_atomically(os.path.join(vm.work_dir, CONSOLE_LOG), said)
 
     def _give_up(self, vm: VmHandle) -> None:

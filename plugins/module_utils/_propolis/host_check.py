@@ -81,16 +81,30 @@ def host_problems(options: PropolisOptions, ask: Ask = ask_version) -> Iterator[
             yield exc
     yield from _server_problems(options)
     if "zfs" not in missing:
-        yield from _pool_problems(options.pool or PROPOLIS_DEFAULTS.pool or "")
-    control = options.control_link if options.hosting == "zone" else None
-    if control is not None and "dladm" not in missing and not link_exists(control):
+        yield from _or_failure(_pool_problems(options.pool or PROPOLIS_DEFAULTS.pool or ""))
+    if options.hosting != "zone":
+        return
+    if options.control_link and "dladm" not in missing:
+        yield from _or_failure(_control_link_problems(options.control_link))
+    if options.control_network and "ipadm" not in missing:
+        yield from _or_failure(_control_network_problems(options.control_network))
+
+
+def _or_failure(problems: Iterator[VmError]) -> Iterator[VmError]:
+    """Yield problems; that a program fails while they are looked for is one, too."""
+    try:
+        yield from problems
+    except CommandFailed as exc:
+        yield exc
+
+
+def _control_link_problems(name: str) -> Iterator[VmError]:
+    if not links.exists(name):
         option = "propolis.control_link"
-        yield LinkMissing(f"{option}: there is no link {control}.", option=option)
-    if options.hosting == "zone" and options.control_network and "ipadm" not in missing:
-        yield from _control_problems(options.control_network)
+        yield LinkMissing(f"{option}: there is no link {name}.", option=option)
 
 
-def _control_problems(text: str) -> Iterator[VmError]:
+def _control_network_problems(text: str) -> Iterator[VmError]:
     network = ipaddress.IPv4Network(text)
     own = network.network_address + 1
     shown = run(["ipadm", "show-addr", "-p", "-o", "ADDR"], timeout=LOOK).stdout.splitlines()
@@ -104,17 +118,12 @@ def _control_problems(text: str) -> Iterator[VmError]:
 
 
 def _pool_problems(pool: str) -> Iterator[VmError]:
-    try:
-        if volumes.exists(pool):
-            return
-    except CommandFailed as exc:
-        yield exc
-        return
-    yield PoolMissing(
-        f"propolis.pool: there is no ZFS pool or dataset {pool}.",
-        option="propolis.pool",
-        dataset=pool,
-    )
+    if not volumes.exists(pool):
+        yield PoolMissing(
+            f"propolis.pool: there is no ZFS pool or dataset {pool}.",
+            option="propolis.pool",
+            dataset=pool,
+        )
 
 
 def _server_problems(options: PropolisOptions) -> Iterator[VmError]:
@@ -169,18 +178,9 @@ def _check_links(networks: Sequence[Network], record: PropolisRecord) -> None:
         name = network.link or record.links.get(network.name)
         if name is None:
             links.default_link()
-        elif not link_exists(name):
+        elif not links.exists(name):
             option = f"networks[{index}].link"
             raise LinkMissing(f"{option}: there is no link {name}.", option=option)
-
-
-def link_exists(name: str) -> bool:
-    """Tell whether there is a data link of this name."""
-    try:
-        run(["dladm", "show-link", "-p", "-o", "LINK", name], timeout=LOOK)
-    except CommandFailed:
-        return False
-    return True
 
 
 def _check_material(spec: VmSpec, data_dir: str) -> None:

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
-from .._core.errors import BackendNotAvailable, VmError
+from .._core.errors import BackendNotAvailable, CommandFailed, ProgramMissing
 from .._core.host_report import BackendReport
 from .._core.propolis import PROPOLIS_DEFAULTS, PropolisOptions
-from .._host.commands import find_program, run
+from .._host.commands import require_program, run
+from . import volumes
 from .host_check import LOOK, host_problems
 from .interfaces import VIONA, VMM, Ask, KernelInterface, ask_version
 from .parsable import split_parsable
@@ -21,7 +23,12 @@ _RESERVOIR = {"free_mib": "Free", "allocated_mib": "Allocated", "limit_mib": "Si
 
 
 def report_host(options: PropolisOptions, ask: Ask = ask_version) -> BackendReport:
-    """Return what hinders machines on Propolis here, and what they would work with. Touches nothing."""
+    """Return what hinders machines on Propolis here, and what they would work with. Touches nothing.
+
+    A fact whose program fails is ``None``, and ``failures`` has the program's words.
+    """
+    failures: list[str] = []
+    pool = options.pool or PROPOLIS_DEFAULTS.pool or ""
     return BackendReport(
         "propolis",
         tuple(host_problems(options, ask)),
@@ -31,9 +38,10 @@ def report_host(options: PropolisOptions, ask: Ask = ask_version) -> BackendRepo
             "hosting": options.hosting or PROPOLIS_DEFAULTS.hosting,
             "vmm_version": _version(VMM, ask),
             "viona_version": _version(VIONA, ask),
-            "reservoir": _reservoir(),
-            "pool": _pool(options.pool or PROPOLIS_DEFAULTS.pool or ""),
-            "links": _links(),
+            "reservoir": _tried(_reservoir, failures),
+            "pool": _tried(lambda: _pool(pool), failures),
+            "links": _tried(_links, failures),
+            "failures": failures,
         },
     )
 
@@ -41,24 +49,27 @@ def report_host(options: PropolisOptions, ask: Ask = ask_version) -> BackendRepo
 def _version(interface: KernelInterface, ask: Ask) -> int | None:
     try:
         return ask(interface)
-    except BackendNotAvailable:
+    except BackendNotAvailable:  # a problem of the report
         return None
 
 
-def _ask(*argv: str) -> str | None:
-    """Return what a program prints; ``None`` if it is not there or fails."""
-    if find_program(argv[0]) is None:
-        return None
+def _tried(look: Callable[[], Any], failures: list[str]) -> Any:
     try:
-        return run(argv, timeout=LOOK).stdout
-    except VmError:
+        return look()
+    except ProgramMissing:  # a problem of the report, if it is needed
+        return None
+    except CommandFailed as exc:
+        failures.append(exc.message)
         return None
 
 
-def _reservoir() -> dict[str, int] | None:
+def _reservoir() -> dict[str, int]:
     """Return the memory that the kernel keeps for guests. It is asked in the global zone only, by root."""
-    program = find_program("rsrvrctl", "/usr/lib/rsrvrctl")
-    return None if program is None else parse_reservoir(_ask(program, "-q") or "")
+    said = run([require_program("rsrvrctl", "/usr/lib/rsrvrctl"), "-q"], timeout=LOOK)
+    found = parse_reservoir(said.stdout)
+    if found is None:  # it ends well all the same
+        raise CommandFailed(f"rsrvrctl says no sizes: {said.stderr.strip() or 'nothing'}")
+    return found
 
 
 def parse_reservoir(text: str) -> dict[str, int] | None:
@@ -68,16 +79,11 @@ def parse_reservoir(text: str) -> dict[str, int] | None:
 
 
 def _pool(name: str) -> dict[str, Any] | None:
-    said = _ask("zfs", "list", "-Hp", "-o", "name,available", name)
-    if not said:
-        return None
-    free = said.rstrip("\n").rpartition("\t")[2]
-    return {"name": name, "available_bytes": int(free) if free.isdecimal() else None}
+    free = volumes.available(name)
+    return None if free is None else {"name": name, "available_bytes": free}
 
 
-def _links() -> list[dict[str, str]] | None:
-    said = _ask("dladm", "show-link", "-p", "-o", "LINK,CLASS,STATE")
-    if said is None:
-        return None
+def _links() -> list[dict[str, str]]:
+    said = run(["dladm", "show-link", "-p", "-o", "LINK,CLASS,STATE"], timeout=LOOK).stdout
     rows = [split_parsable(line) for line in said.splitlines()]
     return [{"name": row[0], "class": row[1], "state": row[2]} for row in rows if len(row) == 3]

@@ -12,7 +12,15 @@ from .._core.errors import LinkMissing, VnicFailed
 from .._host.commands import run
 from .parsable import padded_mac, split_parsable, vnic_name
 
-__all__ = ["Vnic", "default_link", "ensure_vnic", "remove_vnic", "show_vnics", "vnic_name"]
+__all__ = [
+    "Vnic",
+    "default_link",
+    "ensure_vnic",
+    "exists",
+    "remove_vnic",
+    "show_vnics",
+    "vnic_name",
+]
 
 _COLUMNS = "LINK,OVER,MACADDRESS,VID"
 
@@ -25,6 +33,11 @@ class Vnic:
     mac: str | None
     vlan: int | None
     zone: str | None  # that uses it right now
+
+
+def exists(name: str) -> bool:
+    """Tell whether there is a link of this name. All are listed: asked for one, dladm fails for many reasons."""
+    return name in run(["dladm", "show-link", "-p", "-o", "LINK"]).stdout.splitlines()
 
 
 def default_link() -> str:

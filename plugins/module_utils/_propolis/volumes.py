@@ -41,6 +41,12 @@ def exists(dataset: str) -> bool:
     return _get(dataset, "name") is not None
 
 
+def available(dataset: str) -> int | None:
+    """Return how many bytes can still be written in a dataset; ``None`` if there is none of this name."""
+    free = _get(dataset, "available")
+    return None if free is None else int(free)
+
+
 def volume_size(dataset: str) -> int:
     """Return the size of a volume in bytes; raise ``VolumeFailed`` if there is no such volume."""
     size = _get(dataset, "volsize")
