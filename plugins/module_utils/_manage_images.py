@@ -11,24 +11,26 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ._core.errors import ImageNotFound, InvalidSpec
+from ._core.errors import ImageNotFound, InvalidSpec, Unready
 from ._host.store import default_data_dir
 from ._image.checksum import parse_checksum
-from ._image.content import opened
 from ._image.entry import Entry
-from ._image.inspect import Image, inspect_image
+from ._image.gate import judge, not_encrypted
+from ._image.inspect import Allowance, Image, inspect_image
 from ._image.library import ImageLibrary, Pruned
 from ._image.oci_auth import Access
 from ._image.progress import reporting
 from ._image.provide import prove
+from ._image.qemu_img import PASSPHRASE_LIMIT
 from ._image.source import ImageSource, parse_source
+from ._image.unpack import compression_of
 from ._image.uses import Uses, look_for_uses
 from ._image.wish import ImageWish, settled
 from ._module import Task
 
 SHOWN_KEYS = (
     *("path", "source", "source_digest", "source_format", "digest", "format"),
-    *("virtual_size", "size", "fetched_at", "in_use_by"),
+    *("decrypted", "dropped_snapshots", "virtual_size", "size", "fetched_at", "in_use_by"),
 )
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
@@ -48,6 +50,12 @@ def manage_image(task: Task) -> dict[str, Any]:
         _refuse_choice(task.params)
     elif not task.params.get("image"):
         raise InvalidSpec(f"image: state={state} needs one.", option="image")
+    if state != "present" and task.params.get("passphrase") is not None:
+        raise InvalidSpec(
+            f"passphrase: state={state} takes none, since it decrypts nothing.",
+            "Leave it out, or use state=present.",
+            option="passphrase",
+        )
     return acts[state](task, _library(task))
 
 
@@ -69,6 +77,8 @@ def show_image(entry: Entry, uses: Uses | None) -> dict[str, Any]:
         "source_format": entry.source_format,
         "digest": entry.digest,
         "format": entry.format,
+        "decrypted": entry.decrypted,
+        "dropped_snapshots": entry.dropped_snapshots,
         "virtual_size": entry.virtual_size,
         "size": entry.size,
         "fetched_at": entry.fetched_at,
@@ -98,6 +108,10 @@ def read_image_wish(params: Mapping[str, Any]) -> ImageWish:
             timeout=float(params["timeout"]),
         ),
         headers=_headers(params.get("headers")),
+        allowance=Allowance(
+            _passphrase(params.get("passphrase")),
+            drop_snapshots=params["internal_snapshots"] == "drop",
+        ),
     )
 
 
@@ -108,10 +122,12 @@ def _present(task: Task, library: ImageLibrary) -> dict[str, Any]:
     if entry is None and task.check_mode:
         entry = library.foresee(wish)
         if entry is None:
-            _look_for_file(task, wish.source)
+            _look_at_file(task, settled(wish))
     elif entry is None:
         with reporting() as progress:
             entry = library.ensure(wish, progress)
+    if entry is not None and wish.allowance.passphrase is not None and not entry.decrypted:
+        raise not_encrypted(wish.source.shown)  # it was here already
     changed = entry is None or entry.path not in before
     shown = show_image(entry, _uses(task, library)) if entry else _foreseen(library, wish)
     return {"changed": changed, "image": shown, **_diff({} if changed else shown, shown)}
@@ -239,13 +255,14 @@ def _named_itself(library: ImageLibrary, wish: ImageWish) -> Entry | None:
     return entry
 
 
-def _look_for_file(task: Task, source: ImageSource) -> None:
-    """Warn if a file of this host is to be brought in and is not there."""
-    if source.local_path is not None:
+def _look_at_file(task: Task, wish: ImageWish) -> None:
+    """Raise what would hinder that a file of this host is taken in, and warn if it is not there."""
+    path, shown = wish.source.local_path, wish.source.shown
+    if path is not None:
         try:
-            with opened(source.local_path):
-                pass
-        except ImageNotFound as exc:
+            if compression_of(path, shown=shown) is None:
+                judge(path, wish.image_format, shown=shown, allowance=wish.allowance)
+        except Unready as exc:
             task.would_fail(exc)
 
 
@@ -282,6 +299,22 @@ def _foreseen(library: ImageLibrary, wish: ImageWish) -> dict[str, Any]:
 def _first_digest(entry: Entry) -> str:
     algorithm = next(iter(sorted(entry.source_digests)))
     return f"{algorithm}:{entry.source_digests[algorithm]}"
+
+
+def _passphrase(found: str | None) -> str | None:
+    if found is None:
+        return None
+    try:
+        length = len(found.encode())
+    except UnicodeEncodeError:
+        length = 0
+    if not 0 < length <= PASSPHRASE_LIMIT or "\0" in found:
+        raise InvalidSpec(
+            f"passphrase: it is empty, longer than {PASSPHRASE_LIMIT} bytes, or holds what is no text.",
+            "Leave it out for an image that is not encrypted.",
+            option="passphrase",
+        )
+    return found
 
 
 def _headers(found: Mapping[str, Any] | None) -> dict[str, str]:

@@ -16,7 +16,8 @@ author:
 description:
   - Brings a disk image to the hypervisor host, where it is kept in C(images/) below O(data_dir) and never changed.
   - What is fetched is compared with O(checksum), unpacked (gz, xz or zst), looked at for what could harm the host, and converted to qcow2 if need be.
-    An image that does not pass is not kept.
+    An image that does not pass is not kept. One that is encrypted, or that holds internal snapshots, is taken in only with
+    O(passphrase) or O(internal_snapshots).
   - A download that broke off is continued, by this task or by a later one. Tasks that want the same image at the same time fetch it once.
   - The module M(cloudnebula.hypervisor.vm) fetches images by itself. This one is for doing so beforehand, with credentials, or for newer versions.
 extends_documentation_fragment:
@@ -28,6 +29,7 @@ attributes:
     support: full
     details:
       - With O(update=if_changed) and O(update=always), the source is asked whether it has another version. Nothing is fetched.
+      - A file of the host is looked at as it would be on its way in, unless it is compressed. Its checksum is not taken.
   diff_mode:
     support: full
   idempotent:
@@ -74,6 +76,21 @@ options:
       - With O(state=pushed), nothing is converted. It fails if a file is in another format.
     type: str
     choices: [qcow2, raw]
+  passphrase:
+    description:
+      - Decrypts a qcow2 image that is encrypted by LUKS. What is kept on the host is B(not encrypted).
+      - An image that is not encrypted is refused. An image that was decrypted before is not decrypted again, and the passphrase is not tried.
+      - Only for O(state=present).
+    type: str
+  internal_snapshots:
+    description:
+      - What to do with a qcow2 image that holds internal snapshots.
+      - V(refuse) does not take it in.
+      - V(drop) keeps only its active state, as a new file. An image without internal snapshots is kept as ever.
+      - An image that was taken in with V(drop) is clean, and there for tasks with V(refuse), too.
+    type: str
+    choices: [refuse, drop]
+    default: refuse
   update:
     description:
       - V(never) uses what is on the host, without asking anybody.
@@ -144,6 +161,16 @@ EXAMPLES = r"""
     username: ci
     password: "{{ registry_password }}"
 
+- name: Import an encrypted image, which is kept decrypted
+  cloudnebula.hypervisor.vm_image:
+    image: /srv/old/laptop.qcow2
+    passphrase: "{{ laptop_passphrase }}"
+
+- name: Import the active state of an image with snapshots
+  cloudnebula.hypervisor.vm_image:
+    image: /srv/old/desktop.qcow2
+    internal_snapshots: drop
+
 - name: Remove what no machine uses any more
   cloudnebula.hypervisor.vm_image:
     state: pruned
@@ -182,6 +209,14 @@ image:
       description: Format of the file, C(qcow2) or C(raw).
       type: str
       sample: qcow2
+    decrypted:
+      description: Whether the image was encrypted where it came from. The file is not.
+      type: bool
+      sample: false
+    dropped_snapshots:
+      description: How many internal snapshots of the image were left behind.
+      type: int
+      sample: 0
     virtual_size:
       description: Size of the disk that a guest sees, in bytes.
       type: int

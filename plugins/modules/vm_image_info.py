@@ -80,6 +80,14 @@ images:
       description: Format of the file, C(qcow2) or C(raw).
       type: str
       sample: qcow2
+    decrypted:
+      description: Whether the image was encrypted where it came from. The file is not.
+      type: bool
+      sample: false
+    dropped_snapshots:
+      description: How many internal snapshots of the image were left behind.
+      type: int
+      sample: 0
     virtual_size:
       description: Size of the disk that a guest sees, in bytes.
       type: int

@@ -42,6 +42,9 @@ def run(hypervisor, server, tmp_path):
     (tmp_path / "disk.raw").write_bytes(HALT)
     convert = ["qemu-img", "convert", "-f", "raw", "-O", "vmdk"]
     subprocess.run([*convert, tmp_path / "disk.raw", tmp_path / "old" / "server.vmdk"], check=True)
+    desktop = tmp_path / "old" / "desktop.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", desktop, "1M"], check=True)
+    subprocess.run(["qemu-img", "snapshot", "-c", "yesterday", desktop], check=True)
 
     def run(text, *arguments):
         for place in (
@@ -84,7 +87,7 @@ def test_playbooks_of_the_guide_that_need_others_are_parsed(tmp_path):
             "ansible-playbook", "-i", "localhost,", "--syntax-check", str(tmp_path / "play.yml")
         )
 
-    assert len(parsed) == 3
+    assert len(parsed) == 4
 
 
 def test_no_example_of_the_guide_is_left_out():
@@ -100,10 +103,13 @@ def test_examples_of_the_module(run):
 
     run(yaml.safe_dump(mine, sort_keys=False))
 
-    assert len(tasks) - len(mine) == 3
+    assert len(tasks) - len(mine) == 4
 
 
 def needs_others(task):
-    """Tell whether a task asks a registry, or a server that is not named in it."""
+    """Tell whether a task asks a registry, or a server that is not named in it, or needs an image that is encrypted."""
     options = task.get("cloudnebula.hypervisor.vm_image", {})
-    return options.get("image", "").startswith(("oci://", "debian-12")) or "destination" in options
+    wanted = ("destination", "passphrase")
+    return options.get("image", "").startswith(("oci://", "debian-12")) or any(
+        option in options for option in wanted
+    )

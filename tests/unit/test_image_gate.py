@@ -17,12 +17,18 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.error
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image import gate, qemu_img
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.gate import judge
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.inspect import Image
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.inspect import (
+    Allowance,
+    Image,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.recognise import FORMATS
 
 REFUSED = "vm_manager.image.refused"
 UNREADABLE = "vm_manager.image.format_detection_failed"
 KIB, MIB = 1024, 1024**2
+
+
+UNLOCKED = Allowance("hunter2")
 
 
 def at(data, offset, piece):
@@ -97,6 +103,17 @@ def qemu(monkeypatch):
     monkeypatch.setattr(qemu_img, "info", info)
     monkeypatch.setattr(qemu_img, "check", lambda *dummy: None)
     return asked
+
+
+def qcow2(encryption=0, snapshots=0):
+    """Return an image with one L1 table, and what may be in it if a task allows that: all of it in the last cluster."""
+    place = struct.pack(">IIQQ", 0x0537BE77, 16, 192 * KIB, 64 * KIB) if encryption else b""
+    head = struct.pack(
+        ">4sIQIIQIIQQIIQQQQII",
+        *(b"QFI\xfb", 3, 0, 0, 16, MIB, encryption, 1, 128 * KIB, 64 * KIB, 1),
+        *(snapshots, 192 * KIB, 0, 0, 0, 4, 104),
+    )
+    return (head + place).ljust(256 * KIB, b"\0")
 
 
 GOOD = {
@@ -200,6 +217,60 @@ def test_nothing_is_asked_about_a_raw_disk(write, qemu, data):
     assert qemu == []
 
 
+WANTED = {
+    "encryption": (qcow2(encryption=2), UNLOCKED, {"encrypted": True}),
+    "internal snapshots": (
+        *(qcow2(snapshots=3), Allowance(drop_snapshots=True)),
+        {"snapshots": [{}] * 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WANTED)
+def test_qemu_may_see_what_we_saw_and_nothing_else(write, monkeypatch, case):
+    data, allowance, seen = WANTED[case]
+    path, told = write(data), {"format": "qcow2", "virtual-size": MIB}
+    all_seen = {"encrypted": True, "snapshots": [{}]}
+    monkeypatch.setattr(qemu_img, "info", lambda *dummy: {**told, **seen})
+
+    image = judge(path, None, allowance=allowance)
+
+    assert image == Image(path, "qcow2", MIB, allowance.passphrase, len(seen.get("snapshots", ())))
+    monkeypatch.setattr(qemu_img, "info", lambda *dummy: {**told, **all_seen})
+    (other,) = WANTED.keys() - {case}
+    with pytest.raises(VmError, match=f"what QEMU takes for {other}"):
+        judge(path, None, allowance=allowance)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(bytes(1024), "raw"), (vmdk(), None), (vdi(), None), (qcow2(), None)]
+)
+def test_a_passphrase_that_unlocks_nothing_is_refused_before_qemu_looks(write, qemu, data, said):
+    path = write(data)
+
+    with pytest.raises(VmError) as caught:
+        judge(path, said, allowance=UNLOCKED)
+
+    assert caught.value.message == f"passphrase: {path} is not encrypted."
+    assert caught.value.details == {"option": "passphrase"}
+    assert qemu == []
+
+
+def test_a_wrong_passphrase_is_no_damage(write, monkeypatch):
+    def check(*dummy):
+        raise CommandFailed("...", output="Invalid password, cannot unlock any keyslot")
+
+    monkeypatch.setattr(qemu_img, "check", check)
+    with pytest.raises(
+        VmError, match=r"^passphrase: it does not unlock https://here/x\."
+    ) as caught:
+        judge(write(qcow2(encryption=2)), None, shown="https://here/x", allowance=UNLOCKED)
+
+    assert (caught.value.code, caught.value.details) == (REFUSED, {"option": "passphrase"})
+    with pytest.raises(VmError, match="is damaged, as qemu-img check says: Invalid password"):
+        judge(write(qcow2()), None)
+
+
 @pytest.mark.parametrize("size", [0, -1, (16 << 40) + 1, 2**63])
 def test_a_size_that_makes_no_sense_is_refused_whoever_tells_it(write, monkeypatch, size):
     monkeypatch.setattr(qemu_img, "info", lambda *a: {"format": "vmdk", "virtual-size": size})
@@ -228,13 +299,16 @@ def test_what_qemu_img_said_is_passed_on_in_plain_words(write, monkeypatch):
 
 @pytest.mark.parametrize("image_format", ["qcow2", "vmdk", "raw"])
 @pytest.mark.parametrize("path", ["/a/nbd:x", '/a/"},"driver":"nbd', "/a/b,c=d", "/a/ü\n"])
-def test_a_node_is_that_file_in_that_format_and_nothing_below(path, image_format):
-    name = qemu_img.node(path, image_format)
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_node_is_that_file_in_that_format_and_nothing_below(path, image_format, encrypted):
+    name = qemu_img.node(path, image_format, encrypted=encrypted)
 
     layer = json.loads(name[len("json:") :])
     assert name.startswith("json:{")
     assert layer.pop("file") == {"driver": "file", "filename": path}
     assert layer.pop("driver") == image_format
+    if encrypted:
+        assert layer.pop("encrypt") == {"format": "luks", "key-secret": "passphrase"}
     assert layer == ({} if image_format == "raw" else {"backing": None})
 
 

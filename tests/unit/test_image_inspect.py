@@ -9,12 +9,14 @@ import os
 import random
 import struct
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import VmError
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image import content
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.inspect import (
+    Allowance,
     Image,
     check_disk_size,
     inspect_image,
@@ -76,6 +78,23 @@ def extended(kind, size=8, version=3):
 
 def at(data, offset, magic):
     return data[:offset] + magic + data[offset + len(magic) :]
+
+
+def luks(*pointer, length=16, **changes):
+    """Return an encrypted image whose header leads to these offset and size, by default to its last cluster."""
+    extension = struct.pack(">IIQQ", 0x0537BE77, length, *(pointer or (3 * CLUSTER, CLUSTER)))
+    return at(qcow2(**{"encryption": 2, **changes}), HEADER_SIZE, extension)
+
+
+def snapshots(*entries, count=None, offset=3 * CLUSTER, **changes):
+    """Return an image with a table of snapshots, whose entries have these lengths of extra data, id and name."""
+    count = len(entries) if count is None else count
+    table = b""
+    for extra, number, name in entries:
+        head = struct.pack(">QIHHIIQII", CLUSTER, 1, number, name, 0, 0, 0, 0, extra)
+        table = table.ljust(-(-len(table) // 8) * 8, b"\0") + head + bytes(extra + number + name)
+    data = qcow2(snapshots=count, snapshots_offset=offset, l1_offset=2 * CLUSTER, **changes)
+    return data[: 3 * CLUSTER] + table
 
 
 def filled(*entries, l1=(4 * CLUSTER, 0), length=6 * CLUSTER, **changes):
@@ -225,7 +244,7 @@ BAD = {
     "internal snapshots": (qcow2(snapshots=2, snapshots_offset=CLUSTER), None, REFUSED),
     "bitmaps": (extended(0x23852875), None, REFUSED),
     "a name for a data file": (extended(0x44415441), None, REFUSED),
-    "a header of LUKS": (extended(0x0537BE77), None, REFUSED),
+    "a header of LUKS": (extended(0x0537BE77), None, UNREADABLE),
     "an L2 table behind the end": (filled(l1=(6 * CLUSTER,)), None, UNREADABLE),
     "half an L2 table": (filled(length=4 * CLUSTER + 4096), None, UNREADABLE),
     "an L2 table within a cluster": (filled(l1=(4 * CLUSTER + 512,)), None, UNREADABLE),
@@ -259,6 +278,126 @@ def test_a_bad_image_is_refused_by_its_path(write, case):
     assert len(caught.value.message) < len(path) + 1200
     assert caught.value.details["option"] == "image"
     assert caught.value.help
+
+
+UNLOCKED, DROPPED = Allowance("hunter2"), Allowance(drop_snapshots=True)
+BOTH = replace(UNLOCKED, drop_snapshots=True)
+ALLOWED = {
+    "encrypted": (luks(), UNLOCKED, True, 0),
+    "encrypted, and what follows the pointer": (
+        *(luks(CLUSTER, 2 * CLUSTER, incompatible=DIRTY), UNLOCKED),
+        *(True, 0),
+    ),
+    "plain": (qcow2(), BOTH, False, 0),
+    "a snapshot": (snapshots((16, 1, 9)), DROPPED, False, 1),
+    "a snapshot as the oldest QEMU made it": (snapshots((0, 1, 0)), DROPPED, False, 1),
+    "snapshots of version 2": (snapshots((0, 1, 5), (8, 2, 3), version=2), DROPPED, False, 2),
+    "many snapshots": (snapshots(*[(24, 4, 20)] * 10_000), DROPPED, False, 10_000),
+    "both": (
+        at(snapshots((16, 1, 9), encryption=2), HEADER_SIZE, luks()[HEADER_SIZE : HEADER_SIZE + 24])
+        + bytes(CLUSTER),
+        *(BOTH, True, 1),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ALLOWED)
+def test_what_a_task_wants_out_of_an_image_may_be_in_it(write, case):
+    data, allowance, encrypted, count = ALLOWED[case]
+    path = write(data)
+
+    image = inspect_image(path, None, allowance=allowance)
+
+    passphrase = allowance.passphrase if encrypted else None
+    assert image == Image(path, "qcow2", GIB, passphrase, count)
+    assert image.is_plain == (not encrypted and not count)
+    if not image.is_plain:
+        with pytest.raises(VmError, match=r"is encrypted\.|internal snapshots\.") as caught:
+            inspect_image(path, None)
+        assert "vm_image" in caught.value.help
+        assert ("passphrase" if encrypted else "internal_snapshots: drop") in caught.value.help
+
+
+LINKED = {"backing_offset": 512, "backing_size": 11}
+NOT_ALLOWED = {
+    "the old encryption": (luks(encryption=1), REFUSED, "in a way that is not supported"),
+    "an encryption of the future": (luks(encryption=3), REFUSED, "in a way that is not supported"),
+    "LUKS without its header": (qcow2(encryption=2), UNREADABLE, "no LUKS header"),
+    "a LUKS header without encryption": (luks(encryption=0), UNREADABLE, "a LUKS header"),
+    "a LUKS header behind the end": (luks(4 * CLUSTER, 512), UNREADABLE, "LUKS header lies where"),
+    "a LUKS header that is cut off": (luks(3 * CLUSTER, CLUSTER + 1), UNREADABLE, "lies where"),
+    "a LUKS header without end": (luks(CLUSTER, 2**64 - 1), UNREADABLE, "lies where"),
+    "a LUKS header in a cluster": (luks(CLUSTER + 512, 512), UNREADABLE, "lies where"),
+    "a LUKS header in the header": (luks(0, 512), UNREADABLE, "lies where"),
+    "a short pointer to LUKS": (luks(length=8), UNREADABLE, "lies where"),
+    "a long pointer to LUKS": (luks(length=24), UNREADABLE, "lies where"),
+    "encryption and a backing file": (luks(**LINKED), REFUSED, "depends on another file"),
+    "encryption and a data file": (luks(incompatible=DATA_FILE), REFUSED, "data in another file"),
+    "encryption and the name of a data file": (
+        *(at(luks(), HEADER_SIZE + 24, struct.pack(">IIQ", 0x44415441, 8, 0)), REFUSED),
+        "another file for its data",
+    ),
+    "encryption and bitmaps": (
+        *(at(luks(), HEADER_SIZE + 24, struct.pack(">IIQ", 0x23852875, 8, 0)), REFUSED),
+        "bitmaps",
+    ),
+    "encryption beyond all sense": (luks(size=2**63), REFUSED, "says that its disk has"),
+    "encryption and damage": (luks(incompatible=CORRUPT), REFUSED, "marked as corrupt"),
+    "encryption and data behind the end": (
+        *(at(luks(), 3 * CLUSTER, struct.pack(">Q", 99 * CLUSTER)), UNREADABLE),
+        "it is cut off",
+    ),
+    "snapshots and a backing file": (snapshots((0, 1, 1), **LINKED), REFUSED, "on another file"),
+    "snapshots and a data file": (
+        *(snapshots((0, 1, 1), incompatible=DATA_FILE), REFUSED),
+        "data in another file",
+    ),
+    "snapshots that are cut off": (snapshots((0, 1, 9))[:-1], UNREADABLE, "table of snapshots"),
+    "snapshots that are missing": (snapshots((0, 1, 9), count=2), UNREADABLE, "table of snapshots"),
+    "snapshots without number": (
+        *(snapshots((0, 1, 9), count=2**32 - 1), UNREADABLE),
+        "table of snapshots",
+    ),
+    "snapshots without end": (
+        *(at(snapshots((0, 1, 9)), 3 * CLUSTER + 36, b"\xff" * 4), UNREADABLE),
+        "table of snapshots",
+    ),
+    "snapshots that say too much": (
+        *(snapshots(*[(1024, 65535, 65535)] * 8), UNREADABLE),
+        "table of snapshots",
+    ),
+    "snapshots behind the end": (
+        *(snapshots((0, 1, 9), offset=2**63), UNREADABLE),
+        "table of snapshots",
+    ),
+    "snapshots in a cluster": (
+        *(snapshots((0, 1, 9), offset=3 * CLUSTER - 8), UNREADABLE),
+        "table of snapshots",
+    ),
+    "snapshots in the header": (snapshots((0, 1, 9), offset=0), UNREADABLE, "table of snapshots"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_ALLOWED)
+def test_what_is_allowed_lets_nothing_else_through(write, case):
+    data, code, words = NOT_ALLOWED[case]
+
+    with pytest.raises(VmError, match=words) as caught:
+        inspect_image(write(data), None, allowance=BOTH)
+
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("allowance", "words"), [(UNLOCKED, "1 internal snapshots"), (DROPPED, "is encrypted")]
+)
+def test_one_allowance_is_not_the_other(write, allowance, words):
+    with pytest.raises(VmError, match=words):
+        inspect_image(write(ALLOWED["both"][0]), None, allowance=allowance)
+
+
+def test_a_passphrase_is_not_shown():
+    assert "hunter2" not in repr((UNLOCKED, Image("/i", "qcow2", GIB, UNLOCKED.passphrase)))
 
 
 def test_the_file_that_an_image_leans_on_is_named(write):

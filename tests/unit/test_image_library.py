@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import lzma
@@ -225,6 +226,24 @@ def test_what_is_no_image_is_not_kept(images, server):
 
     assert url in caught.value.message
     assert names(images) == []
+
+
+@pytest.mark.parametrize("data", [DISK, NO_IMAGE], ids=["taken in", "refused"])
+def test_what_a_killed_run_left_half_made_is_swept_by_the_next(images, server, data):
+    url = server.serve(data, "/disk.raw")
+    key, folder = parse_source(url).key, os.path.join(images.data_dir, "images")
+    os.makedirs(folder, mode=0o700)
+    ends = (".part.unpacked", ".part.converted", ".part.json.part")
+    left = [f".{key}{end}" for end in ends] + [f"..{key}.part.converted.part"]
+    others = [f"{key}.part", "..0123456789abcdef.part.converted.part"]
+    for name in (*left, *others):
+        with open(os.path.join(folder, name), "w"):
+            pass
+
+    with contextlib.suppress(ImageRefused):
+        images.ensure(wanted(url))
+
+    assert [name for name in names(images) if name in (*left, *others)] == sorted(others)
 
 
 def test_a_list_of_checksums_vouches_for_an_image(images, server):
@@ -512,6 +531,10 @@ def test_a_record_is_read_as_it_was_written(images, server):
 
     assert load(dump(entry), entry.record) == entry
     assert load(dump(entry).replace(b'"schema"', b'"new": 1, "schema"'), entry.record) == entry
+    taken_out = {"decrypted": True, "dropped_snapshots": 2}
+    assert load(dump(replace(entry, **taken_out)), entry.record) == replace(entry, **taken_out)
+    older = {k: v for k, v in json.loads(dump(entry)).items() if k not in taken_out}
+    assert load(json.dumps(older).encode(), entry.record) == entry
 
 
 def test_other_files_are_not_ours(images, server):

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From an image in a format of other hypervisors to one that a machine's disk can rest on."""
+"""From an image of other hypervisors, or one that holds more than a disk, to one that a machine's disk can rest on."""
 
 from __future__ import annotations
 
@@ -34,15 +34,18 @@ def convert(
 ) -> Image:
     """Write a judged image as qcow2 or raw to ``target``, in one step, and return the new one, judged again.
 
-    Both paths are absolute. What is zero becomes a hole. A half-made file is never seen under that name. Raises
-    ``ConversionFailed`` with qemu-img's words, or what ``judge`` raises.
+    Both paths are absolute. The new image is not encrypted, and holds no snapshots. What is zero becomes a hole. A
+    half-made file is never seen under that name. Raises ``ConversionFailed`` with qemu-img's words, or what ``judge``
+    raises.
     """
     shown = shown or image.path
-    with doing(f"convert {shown}"), replacing(target) as part:
-        source = qemu_img.node(image.path, image.format)
-        command = ["qemu-img", "convert", "-p", "-O", target_format, source, part]
+    secret = image.passphrase
+    with doing(f"convert {shown}"), replacing(target) as part, qemu_img.spoken(secret) as stdin:
+        source = qemu_img.node(image.path, image.format, encrypted=image.is_encrypted)
+        words = [*qemu_img.unlocking(secret), "-p", "-O", target_format, source, part]
+        command = ["qemu-img", "convert", *words]
         try:
-            with reading_from(command, _limits(image), patience=3600) as output:
+            with reading_from(command, _limits(image), stdin=stdin, patience=3600) as output:
                 for chunk in output:
                     _report(chunk, image.virtual_size, progress)
         except CommandFailed as exc:

@@ -34,7 +34,7 @@ class Entry:
 
     ``source`` is shown to people, ``source_key`` stands for the whole of it. ``source_digests`` are of the bytes as they
     were fetched, ``digest`` is of the file as it is kept. ``source_format`` is what was fetched; ``listed_by`` stands for
-    the list of checksums that vouched for it.
+    the list of checksums that vouched for it. ``decrypted`` and ``dropped_snapshots`` (how many) tell what was taken out.
     """
 
     path: str
@@ -50,6 +50,8 @@ class Entry:
     etag: str | None = None
     last_modified: str | None = None
     listed_by: str | None = None
+    decrypted: bool = False
+    dropped_snapshots: int = 0
 
     @property
     def record(self) -> str:

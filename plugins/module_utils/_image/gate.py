@@ -15,12 +15,20 @@ who write to an image, and nobody writes to a base image.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from .._core.errors import CommandFailed
+from .._core.errors import CommandFailed, ImageRefused
 from . import qemu_img
 from .content import Content, opened
-from .inspect import Image, check_virtual_size, inspect_image, unreadable
+from .inspect import (
+    NOTHING,
+    Allowance,
+    Image,
+    check_virtual_size,
+    inspect_image,
+    unreadable,
+)
 from .recognise import recognise
 from .virtual_disks import check_vdi, check_vhdx, check_vpc
 from .vmdk import check_vmdk
@@ -28,7 +36,13 @@ from .vmdk import check_vmdk
 _CHECKS = {"vmdk": check_vmdk, "vdi": check_vdi, "vhdx": check_vhdx, "vpc": check_vpc}
 
 
-def judge(path: str, image_format: str | None, *, shown: str | None = None) -> Image:
+def judge(
+    path: str,
+    image_format: str | None,
+    *,
+    shown: str | None = None,
+    allowance: Allowance = NOTHING,
+) -> Image:
     """Return what the file is, if it is fit to be kept as it is or to be converted.
 
     ``path`` is absolute. ``image_format`` is one of ``recognise.FORMATS`` and believed if given; else the content tells.
@@ -37,47 +51,64 @@ def judge(path: str, image_format: str | None, *, shown: str | None = None) -> I
     """
     with opened(path, shown) as content:
         chosen = image_format or recognise(content)
+        image = Image(path, chosen, content.length)
         if chosen in _CHECKS:
             try:
                 _CHECKS[chosen](content)
             except ValueError as exc:
                 raise unreadable(content.shown, chosen, exc) from exc
         else:
-            chosen = inspect_image(path, chosen, shown=shown).format
+            image = inspect_image(path, chosen, shown=shown, allowance=allowance)
+        if allowance.passphrase is not None and not image.is_encrypted:
+            raise not_encrypted(content.shown)
         if chosen == "raw":
-            return Image(path, "raw", content.length)  # QEMU reads nothing out of it
-        return _second_opinion(content, path, chosen)
+            return image  # QEMU reads nothing out of it
+        return _second_opinion(content, image)
 
 
-def _second_opinion(content: Content, path: str, chosen: str) -> Image:
+def not_encrypted(shown: str) -> ImageRefused:
+    """Return the error for a passphrase that there is no use for."""
+    what = f"passphrase: {shown} is not encrypted."
+    return ImageRefused(what, "Leave passphrase out, or check the image.", option="passphrase")
+
+
+def _second_opinion(content: Content, image: Image) -> Image:
+    path, chosen = image.path, image.format
     try:
         found = qemu_img.info(path, chosen)
     except CommandFailed as exc:
         raise unreadable(content.shown, chosen, qemu_img.words(exc, path, chosen)) from exc
-    link = _link(found, chosen)
+    link = _link(found, image)
     if link:
         raise content.refused(f"has what QEMU takes for {link}", found=link)
     check_virtual_size(content.shown, found["virtual-size"])
     try:
-        qemu_img.check(path, chosen)
+        qemu_img.check(path, chosen, image.passphrase)
     except CommandFailed as exc:
+        if image.is_encrypted and qemu_img.is_locked(exc):
+            raise ImageRefused(
+                f"passphrase: it does not unlock {content.shown}.",
+                "Give the passphrase of one of the image's key slots.",
+                option="passphrase",
+            ) from exc
         raise content.refused(
             f"is damaged, as qemu-img check says: {qemu_img.words(exc, path, chosen)}",
             "Fetch it again, or repair a copy with 'qemu-img check -r all'.",
             command=exc.details.get("command"),
         ) from exc
-    return Image(path, chosen, found["virtual-size"])
+    return replace(image, virtual_size=found["virtual-size"])
 
 
-def _link(found: Mapping[str, Any], chosen: str) -> str | None:
+def _link(found: Mapping[str, Any], image: Image) -> str | None:
     """Return what QEMU sees in an image although we did not."""
     special = found.get("format-specific", {}).get("data", {})
     seen = {
-        "another format": found.get("format") != chosen,
+        "another format": found.get("format") != image.format,
         "a backing file": "backing-filename" in found,
         "a data file": "data-file" in special,
-        "encryption": bool(found.get("encrypted")) or "encrypt" in special,
-        "internal snapshots": bool(found.get("snapshots")),
+        "encryption": not image.is_encrypted
+        and (bool(found.get("encrypted")) or "encrypt" in special),
+        "internal snapshots": not image.snapshots and bool(found.get("snapshots")),
         "several extents": len(special.get("extents", ())) > 1,
     }
     return next((what for what, there in seen.items() if there), None)

@@ -10,7 +10,7 @@ every new machine.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .._core.errors import FormatDetectionFailed, ImageRefused, InvalidSpec
 from .._core.sizes import MAX_DISK, show_size
@@ -21,37 +21,77 @@ from .recognise import SECTOR, recognise
 _FLATTEN = (
     "If you trust it, make a standalone copy of it: qemu-img convert -f qcow2 -O qcow2 OLD NEW"
 )
+_UNLOCK = (
+    "Import it with the module vm_image and its option passphrase. What is kept is not encrypted."
+)
+_DROP = "Import it with the module vm_image and internal_snapshots: drop, which keeps only its active state."
 
 
 @dataclass(frozen=True)
 class Image:
-    """A base image that was found fit to use. ``virtual_size`` in bytes."""
+    """A base image that was found fit to use. ``virtual_size`` in bytes.
+
+    An image that is encrypted, with the ``passphrase`` to try, or has internal ``snapshots`` must be converted first,
+    which takes them out.
+    """
 
     path: str
     format: str
     virtual_size: int
+    passphrase: str | None = field(default=None, repr=False)
+    snapshots: int = 0
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Tell whether nobody can read it without the passphrase."""
+        return self.passphrase is not None
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether there is nothing in it that must be taken out."""
+        return not self.is_encrypted and not self.snapshots
 
 
-def inspect_image(path: str, image_format: str | None, *, shown: str | None = None) -> Image:
+@dataclass(frozen=True)
+class Allowance:
+    """What may be in an image that is converted, since the task wants it taken out; all else is refused as ever."""
+
+    passphrase: str | None = field(default=None, repr=False)
+    drop_snapshots: bool = False
+
+
+NOTHING = Allowance()
+
+
+def inspect_image(
+    path: str,
+    image_format: str | None,
+    *,
+    shown: str | None = None,
+    allowance: Allowance = NOTHING,
+) -> Image:
     """Return what ``path`` is, if a machine's disk can rest on it: qcow2 or raw.
 
     ``image_format`` is believed if given; else it is told by the content. QEMU never gets to guess. ``shown`` is what
-    messages call the file. Raises ``ImageNotFound``, ``ImageRefused`` or ``FormatDetectionFailed``.
+    messages call the file. Raises ``ImageNotFound``, ``ImageRefused`` or ``FormatDetectionFailed``. With an allowance,
+    the image may have to be converted before a disk can rest on it.
     """
     with opened(path, shown) as content:
         chosen = image_format or recognise(content)
         if chosen == "raw":
-            size = _raw(content)
+            image = Image(path, chosen, _raw(content))
         elif chosen == "qcow2":
-            size = _qcow2(content)
+            header = _qcow2(content, allowance)
+            passphrase = allowance.passphrase if header.encryption else None
+            image = Image(path, chosen, header.virtual_size, passphrase, header.snapshots)
         else:
             raise content.refused(
                 f"is a {chosen} image, and a machine's disk can rest on qcow2 or raw only",
                 f"Convert it: qemu-img convert -f {chosen} -O qcow2 OLD NEW; or give it as a URL (file:///...), since "
                 "what is fetched is converted.",
             )
-        check_virtual_size(content.shown, size)
-    return Image(path, chosen, size)
+        check_virtual_size(content.shown, image.virtual_size)
+    return image
 
 
 def check_disk_size(image: Image, disk_size: int | None) -> None:
@@ -92,19 +132,21 @@ def _raw(content: Content) -> int:
     return content.length
 
 
-def _qcow2(content: Content) -> int:
+def _qcow2(content: Content, allowance: Allowance) -> qcow2.Header:
     try:
         header = qcow2.parse_header(content.read(0, SECTOR))
         if content.length < header.backing_offset + header.backing_size:
             raise ValueError("it is cut off")
         _refuse_links(content, header)
-        _refuse_extensions(content, header)
+        _refuse_unless_allowed(content, header, allowance)
+        _check_extensions(content, header)
         check_virtual_size(content.shown, header.virtual_size)
         qcow2.check_geometry(header, content.length)
         qcow2.check_tables(header, content.read, content.length)
+        qcow2.check_snapshots(header, content.read)
     except ValueError as exc:
         raise unreadable(content.shown, "qcow2", exc) from exc
-    return header.virtual_size
+    return header
 
 
 def _refuse_links(content: Content, header: qcow2.Header) -> None:
@@ -116,11 +158,6 @@ def _refuse_links(content: Content, header: qcow2.Header) -> None:
         raise content.refused(what, _FLATTEN, backing_file=shown)
     if header.has_data_file:
         raise content.refused("keeps its data in another file", _FLATTEN)
-    if header.encryption:
-        raise content.refused("is encrypted", "Decrypt it with 'qemu-img convert'.")
-    if header.snapshots:
-        # Which of its states is meant would be a guess, and they can differ in size.
-        raise content.refused(f"holds {header.snapshots} internal snapshots", _FLATTEN)
     if header.is_corrupt:
         raise content.refused(
             "is marked as corrupt",
@@ -128,12 +165,25 @@ def _refuse_links(content: Content, header: qcow2.Header) -> None:
         )
 
 
-def _refuse_extensions(content: Content, header: qcow2.Header) -> None:
-    for kind, _dummy in qcow2.extensions(header, content.read(0, header.cluster_size)):
+def _refuse_unless_allowed(content: Content, header: qcow2.Header, allowance: Allowance) -> None:
+    if header.encryption not in (0, qcow2.LUKS):
+        raise content.refused(
+            "is encrypted in a way that is not supported, such as the old AES of qcow2",
+            "Decrypt it where it comes from, with 'qemu-img convert'.",
+        )
+    if header.encryption and allowance.passphrase is None:
+        raise content.refused("is encrypted", _UNLOCK)
+    if header.snapshots and not allowance.drop_snapshots:
+        # Which of its states is meant would be a guess, and they can differ in size.
+        raise content.refused(f"holds {header.snapshots} internal snapshots", _DROP)
+
+
+def _check_extensions(content: Content, header: qcow2.Header) -> None:
+    found = dict(qcow2.extensions(header, content.read(0, header.cluster_size)))
+    qcow2.check_luks(header, found.get(qcow2.LUKS_HEADER), content.length)
+    for kind in found:
         if kind == qcow2.DATA_FILE_NAME:
             raise content.refused("names another file for its data", _FLATTEN)
-        if kind == qcow2.LUKS_HEADER:
-            raise content.refused("is encrypted", "Decrypt it with 'qemu-img convert'.")
         if kind == qcow2.BITMAPS:
             # QEMU takes memory for them as large as they say they are, once for each.
             raise content.refused(

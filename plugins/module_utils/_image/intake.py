@@ -17,7 +17,7 @@ from .._core.errors import ImageNotFound
 from .checksum import DEFAULT_ALGORITHM, Checksum
 from .convert import convert
 from .gate import judge
-from .inspect import Image
+from .inspect import Allowance, Image
 from .part import CHUNK
 from .unpack import compression_of, unpack
 
@@ -26,10 +26,10 @@ Progress = Callable[[str, int, "int | None"], None]  # phase, bytes done, bytes 
 
 @dataclass(frozen=True)
 class TakenIn:
-    """An image that passed; ``digest`` is that of its file, ``source_format`` is what it was before."""
+    """An image that passed; ``digest`` is that of its file, ``source`` is what it was before."""
 
     image: Image
-    source_format: str
+    source: Image
     digest: str
 
 
@@ -43,9 +43,13 @@ class Fresh:
 
 
 def take_in(
-    fresh: Fresh, image_format: str | None, target_format: str | None, progress: Progress
+    fresh: Fresh,
+    image_format: str | None,
+    target_format: str | None,
+    allowance: Allowance,
+    progress: Progress,
 ) -> TakenIn:
-    """Return the image in those bytes: in the same file, or in another one beside it.
+    """Return the image in those bytes: in the same file, or in another one beside it. What is allowed is taken out.
 
     Raises what ``unpack``, ``judge`` and ``convert`` raise.
     """
@@ -53,13 +57,15 @@ def take_in(
     if compression_of(path, shown=shown):
         path = f"{fresh.path}.unpacked"
         unpack(fresh.path, path, shown=shown, progress=partial(progress, "unpack"))
-    image = judge(path, image_format, shown=shown)
-    source_format = image.format
-    target = target_format or ("raw" if source_format == "raw" else "qcow2")
-    if source_format != target:
-        converted = f"{fresh.path}.converted"
+    source = image = judge(path, image_format, shown=shown, allowance=allowance)
+    target = target_format or ("raw" if source.format == "raw" else "qcow2")
+    if source.format != target or not source.is_plain:
         image = convert(
-            image, converted, target, shown=shown, progress=partial(progress, "convert")
+            source,
+            f"{fresh.path}.converted",
+            target,
+            shown=shown,
+            progress=partial(progress, "convert"),
         )
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{fresh.path}.unpacked")
@@ -67,7 +73,7 @@ def take_in(
         digest = f"{DEFAULT_ALGORITHM}:{fresh.sha256}"
     else:
         digest = str(digest_of(image.path, progress=progress))
-    return TakenIn(image, source_format, digest)
+    return TakenIn(image, source, digest)
 
 
 def digest_of(

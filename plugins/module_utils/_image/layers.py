@@ -18,13 +18,15 @@ import re
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
+from itertools import chain
 
 from .._core.errors import HostError
 from .._core.handle import VmHandle
-from .._core.layout import RECORD, is_disk
+from .._core.layout import RECORD, is_disk, is_over_layer
 from .._host.files import doing, make_private_folder, refuse_foreign_folder, sync
 from .._host.locks import exclusive
 from .._host.store import Store
+from .own_disk import look_at_disk
 from .uses import read_all
 
 _A_MOMENT = 30.0  # seconds to wait for a task that makes layers
@@ -69,31 +71,49 @@ class Layers:
         if not self._unused()[0]:
             return []
         with self.changing():
-            unused, unknown = self._unused()
-            if unknown:
+            unused, doubts = self._unused()
+            for doubt in doubts:
                 return [
-                    f"Nobody knows which layers in {self.folder} are needed, so none was removed: {unknown[0]}"
+                    f"Nobody knows which layers in {self.folder} are needed, so none was removed: {doubt}"
                 ]
             for name in unused:
                 drop(os.path.join(self.folder, name))
         return []
 
-    def _unused(self) -> tuple[list[str], list[str]]:
-        """Return the files of layers that no readable record names, and sentences about what cannot be read."""
+    def _unused(self) -> tuple[list[str], Iterator[str]]:
+        """Return the files of layers that no readable record names, and sentences that say why that may not be all."""
         try:
             there = [name for name in sorted(os.listdir(self.folder)) if _LAYER.fullmatch(name)]
         except FileNotFoundError:
-            return [], []
+            return [], iter(())
         except OSError as exc:
             with doing(f"list {self.folder}"):
                 raise exc
         if not there:
-            return [], []
+            return [], iter(())
         handles, unknown = read_all(self._store)
         # By their names, which are unique: the path to the data folder can be written in more than one way.
         used = {os.path.basename(path) for handle in handles for path in layers_of(handle)}
         known = {handle.name for handle in handles}
-        return [name for name in there if name not in used], [*unknown, *self._orphans(known)]
+        old = chain.from_iterable(map(self._signs_of_age, handles))
+        doubts = chain(unknown, self._orphans(known), old)
+        return [name for name in there if name not in used], doubts
+
+    def _signs_of_age(self, vm: VmHandle) -> Iterator[str]:
+        """Yield a sentence for each sign that a record is older than the machine's disks, and so names too few layers."""
+        may_be_old = f"the {RECORD} of the VM '{vm.name}' may be an old one."
+        with doing(f"look through {vm.work_dir}"):
+            there = os.listdir(vm.work_dir) if os.path.isdir(vm.work_dir) else []
+            paths = [record.path for record in vm.all_disks.values() if record.path]
+            named = set(map(os.path.basename, paths))
+            gone = sorted(named.difference(there))
+            if gone and self._store.load(vm.name) == vm:  # else another task has just changed it
+                yield f"Its disk {gone[0]} is gone: {may_be_old}"
+            for name in sorted(set(filter(is_over_layer, there)) - named):
+                path = os.path.join(vm.work_dir, name)
+                # One that is blank, or that has become a layer, is what a killed run has left.
+                if os.stat(path).st_nlink == 1 and not look_at_disk(path).is_blank:
+                    yield f"{path} is not in its record: {may_be_old}"
 
     def _orphans(self, known: Iterable[str]) -> Iterator[str]:
         """Yield a sentence for each folder that has disks but no record that was read, and may get it back."""

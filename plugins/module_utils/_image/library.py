@@ -240,7 +240,7 @@ class ImageLibrary:
         sha256 = fetched.digests[DEFAULT_ALGORITHM]
         fresh = Fresh(part, wish.source.shown, sha256)
         try:
-            taken = take_in(fresh, wish.image_format, wish.target_format, progress)
+            taken = take_in(fresh, wish.image_format, wish.target_format, wish.allowance, progress)
         except Unready:
             raise  # the next run need not fetch it again
         except VmError:
@@ -252,7 +252,7 @@ class ImageLibrary:
             source=wish.source.shown,
             source_key=wish.source.key,
             source_digests=fetched.digests,
-            source_format=taken.source_format,
+            source_format=taken.source.format,
             digest=taken.digest,
             format=image.format,
             virtual_size=image.virtual_size,
@@ -261,6 +261,8 @@ class ImageLibrary:
             etag=fetched.etag,
             last_modified=fetched.last_modified,
             listed_by=wish.list_key,
+            decrypted=taken.source.is_encrypted,
+            dropped_snapshots=taken.source.snapshots,
         )
         with self._changing():
             there = [known for known in self._entries() if known.path == entry.path]
@@ -281,8 +283,10 @@ class ImageLibrary:
 
     def _clear(self, part: str) -> None:
         forget(part)
-        for path in (part, f"{part}.unpacked", f"{part}.converted"):
-            _unlink(path)
+        name = os.path.basename(part)
+        for found in os.listdir(self.folder):  # also what a killed run has left half-made
+            if found.startswith((name, f".{name}")):
+                _unlink(self._path(found))
         with doing(f"write {self.folder}"):
             sync(self.folder)
 

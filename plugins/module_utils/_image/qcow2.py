@@ -19,8 +19,10 @@ from dataclasses import dataclass
 MAGIC = b"QFI\xfb"
 HEADER_SIZE = 104
 NAME_LIMIT = 1023  # bytes of a backing file's name
+LUKS = 2  # a method of encryption
 
-DATA_FILE_NAME, BITMAPS, LUKS_HEADER = (
+BACKING_FORMAT, DATA_FILE_NAME, BITMAPS, LUKS_HEADER = (
+    0xE2792ACA,
     0x44415441,
     0x23852875,
     0x0537BE77,
@@ -31,11 +33,14 @@ _MORE = struct.Struct(
     ">QQQII"
 )  # from version 3 on: three sets of features, refcount_order, header_length
 _EXTENSION = struct.Struct(">II")
+_LUKS_PLACE = struct.Struct(">QQ")  # offset and length
+_SNAPSHOT = struct.Struct(">12xHH20xI")  # lengths of id, name, and of what newer versions added
 _CORRUPT, _DATA_FILE, _EXTENDED_L2 = 1 << 1, 1 << 2, 1 << 4
 _KNOWN_FEATURES = 0b11111  # dirty, corrupt, external data file, compression type, extended L2
 _COMPRESSION_TYPES = 2  # zlib, zstd
 # QEMU's own bounds, in bytes. Within them, no table can take the host's memory.
 _L1_LIMIT, _REFCOUNT_LIMIT = 32 << 20, 8 << 20
+_SNAPSHOTS_LIMIT = 1 << 20  # far below QEMU's, since qemu-img info repeats all names
 _OFFSET = 0x00FFFFFFFFFFFE00
 _COMPRESSED, _ZERO = 1 << 62, 1
 
@@ -55,6 +60,7 @@ class Header:
     refcount_offset: int
     refcount_clusters: int
     snapshots: int
+    snapshots_offset: int
     features: int
     length: int
 
@@ -119,6 +125,7 @@ def parse_header(head: bytes) -> Header:
         refcount_offset=fixed[9],
         refcount_clusters=fixed[10],
         snapshots=fixed[11],
+        snapshots_offset=fixed[12],
         features=features,
         length=length,
     )
@@ -164,6 +171,33 @@ def extensions(header: Header, first_cluster: bytes) -> Iterator[tuple[int, byte
             raise ValueError("an extension of its header is longer than the room for it")
         yield kind, first_cluster[position : position + size]
         position += -(-size // 8) * 8
+
+
+def check_luks(header: Header, place: bytes | None, length: int) -> None:
+    """Raise ``ValueError`` unless an encrypted image, and no other, has an extension that leads to its LUKS header."""
+    if header.encryption != LUKS:
+        if place is not None:
+            raise ValueError("it has a LUKS header, and says that it is not encrypted")
+        return
+    if place is None:
+        raise ValueError("it is encrypted, and has no LUKS header")
+    offset, size = _LUKS_PLACE.unpack(place) if len(place) == _LUKS_PLACE.size else (0, 0)
+    if not offset or offset % header.cluster_size or offset + size > length:
+        raise ValueError("its LUKS header lies where none can")
+
+
+def check_snapshots(header: Header, read: Callable[[int, int], bytes]) -> None:
+    """Raise ``ValueError`` unless the table of internal snapshots is in the file, and of a size that makes sense."""
+    if not header.snapshots:
+        return
+    offset, end = header.snapshots_offset, 0
+    table = read(offset, _SNAPSHOTS_LIMIT) if offset % header.cluster_size == 0 < offset else b""
+    for _dummy in range(header.snapshots):
+        start = -(-end // 8) * 8
+        if start + _SNAPSHOT.size <= len(table):
+            end = start + _SNAPSHOT.size + sum(_SNAPSHOT.unpack_from(table, start))
+        if not start < end <= len(table):
+            raise ValueError("its table of snapshots is cut off, or larger than makes sense")
 
 
 def check_tables(header: Header, read: Callable[[int, int], bytes], length: int) -> None:

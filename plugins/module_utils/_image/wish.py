@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from .._core.errors import ChecksumUnknown
 from .checksum import Checksum, ChecksumUrl, find_in_list
+from .inspect import NOTHING, Allowance
 from .listing import fetch_list, same_server
 from .oci_auth import Access, Credentials
 from .source import ImageSource
@@ -27,6 +28,7 @@ class ImageWish:
 
     ``image_format`` is that of the source, if it is known; ``target_format`` is the one to keep it in, qcow2 unless it
     is raw anyway. ``update`` says whether an image that is here already is looked for anew. ``headers`` may hold secrets.
+    ``allowance`` says what is to be taken out of the image; without it, an image that holds such things is refused.
     """
 
     source: ImageSource
@@ -36,6 +38,7 @@ class ImageWish:
     update: str = "never"
     access: Access = field(default_factory=Access)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    allowance: Allowance = NOTHING
 
     @property
     def digest(self) -> Checksum | None:
