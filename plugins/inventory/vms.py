@@ -194,6 +194,7 @@ cache_timeout: 600
 """
 
 import functools
+import hashlib
 import math
 import os
 import re
@@ -390,17 +391,21 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         self, targets: list[Target], lines: Mapping[str, Line], path: str, cache: bool
     ) -> dict[str, list[VmFacts]]:
         """Return the machines by hypervisor host, from the cache or anew; a host that cannot be asked is left out."""
-        known, folders = {}, {}
+        known: dict[str, list[VmFacts]] = {}
+        folders: dict[str, str] = {}
         for target in targets:
             if target.here or target.name in lines:
                 try:
                     folders[target.name] = self._data_dir(target, path)
                 except AnsibleParserError as exc:
                     self._complain_of(target.name, str(exc), alone=len(targets) == 1)
-        keys = {name: self.get_cache_key(f"{path}:{name}:{folders[name]}") for name in folders}
+        questions = {
+            name: self._question(path, name, folder, lines.get(name))
+            for name, folder in folders.items()
+        }
         if self.get_option("cache") and cache:
-            known = {name: self._cache.get(key) for name, key in keys.items()}
-        asked = {name: folder for name, folder in folders.items() if known.get(name) is None}
+            known = dict(self._remembered(questions))
+        asked = {name: folder for name, folder in folders.items() if name not in known}
         for name, answer in self._ask(asked, lines).items():
             for warning in answer.facts.get("warnings", ()):
                 self.display.warning(warning if name not in lines else f"{name}: {warning}")
@@ -408,10 +413,23 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
                 here = name not in lines
                 self._complain_of(name, answer.failure, alone=here and len(targets) == 1)
                 continue
-            known[name] = {"vms": answer.facts["vms"]}
+            known[name] = answer.facts["vms"]
             if self.get_option("cache"):
-                self._cache[keys[name]] = known[name]
-        return {name: known[name]["vms"] for name in folders if known.get(name) is not None}
+                entry = {"question": questions[name], "vms": known[name]}
+                self._cache[self.get_cache_key(questions[name])] = entry
+        return {name: known[name] for name in folders if name in known}
+
+    def _question(self, path: str, host: str, folder: str, line: Line | None) -> str:
+        """Return what tells a question to a hypervisor host from any other."""
+        way = () if line is None else (line.told, self.get_option("fetch_private_keys"))
+        return hashlib.sha256(repr((path, host, folder, *way)).encode()).hexdigest()
+
+    def _remembered(self, questions: Mapping[str, str]) -> Iterator[tuple[str, list[VmFacts]]]:
+        """Yield what the cache has; its keys are short, so that two questions may have the same one."""
+        for name, question in questions.items():
+            entry = self._cache.get(self.get_cache_key(question))
+            if entry is not None and entry.get("question") == question:
+                yield name, entry["vms"]
 
     def _ask(self, folders: Mapping[str, str], lines: Mapping[str, Line]) -> dict[str, Answer]:
         here = [name for name in folders if name not in lines]
@@ -595,7 +613,7 @@ def as_text(value: Any) -> Any:
     """
     if isinstance(value, str):
         return _as_literal(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {
             _literal(key) if _SYNTAX.search(key) else key: as_text(item)
             for key, item in value.items()

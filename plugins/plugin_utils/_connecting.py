@@ -39,9 +39,13 @@ Template = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Line:
-    """A connection to a hypervisor host, and how its guests are reached: ``jump`` is ``None`` if not by SSH."""
+    """A connection to a hypervisor host, and how its guests are reached: ``jump`` is ``None`` if not by SSH.
+
+    ``told`` is what tells the host and the account from others. There is no password in it.
+    """
 
     connection: Any
+    told: str
     python: str
     jump: str | None
     here: bool
@@ -71,9 +75,11 @@ def make_line(name: str, variables: Mapping[str, Any], template: Template) -> Li
         connection.set_options(var_options=known)
         if kind in _SSH and not connection.get_option("control_path"):
             connection.set_option("control_path", _control_path(known))
-        connection.set_become_plugin(_become(variables, template))
+        become, account = _become(variables, template)
+        connection.set_become_plugin(become)
         jump = _jump(connection, name) if kind in _SSH else None
-    return Line(connection, _python(variables, template), jump, kind in _HERE)
+    told = f"{kind} {_told(known)} {account} {jump}"
+    return Line(connection, told, _python(variables, template), jump, kind in _HERE)
 
 
 @contextlib.contextmanager
@@ -94,15 +100,17 @@ def _options(
     return {name: template(variables[name]) for name in names if name in variables}
 
 
-def _become(variables: Mapping[str, Any], template: Template) -> Any:
+def _become(variables: Mapping[str, Any], template: Template) -> tuple[Any, str]:
+    """Return the plugin that changes the account, if there is one, and what it was told."""
     if not boolean(template(variables.get("ansible_become", constants.DEFAULT_BECOME))):
-        return None
+        return None, ""
     method = template(variables.get("ansible_become_method") or constants.DEFAULT_BECOME_METHOD)
     plugin = become_loader.get(str(method))
     if plugin is None:
         raise AnsibleError(f"there is no become plugin {method}.")
-    plugin.set_options(var_options=_options("become", plugin, variables, template))
-    return plugin
+    known = _options("become", plugin, variables, template)
+    plugin.set_options(var_options=known)
+    return plugin, f"{method} {_told(known)}"
 
 
 def _python(variables: Mapping[str, Any], template: Template) -> str:
@@ -112,8 +120,12 @@ def _python(variables: Mapping[str, Any], template: Template) -> str:
 
 def _control_path(known: Mapping[str, Any]) -> str:
     """Return where the shared connection lies, so that jumps go through it."""
-    told = repr(sorted((name, str(value)) for name, value in known.items() if "pass" not in name))
-    return "%(directory)s/hv" + hashlib.sha256(told.encode()).hexdigest()[:10]
+    return "%(directory)s/hv" + hashlib.sha256(_told(known).encode()).hexdigest()[:10]
+
+
+def _told(known: Mapping[str, Any]) -> str:
+    """Return variables as one text, without passwords."""
+    return repr(sorted((name, str(value)) for name, value in known.items() if "pass" not in name))
 
 
 def _jump(connection: Any, name: str) -> str:

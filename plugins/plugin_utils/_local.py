@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ._observer import observe
-
 
 @dataclass(frozen=True)
 class Answer:
@@ -23,5 +21,7 @@ class Answer:
 
 def local_answer(data_dir: str) -> Answer:
     """Return the machines of this host."""
+    from ._observer import observe
+
     facts = observe(data_dir)
     return Answer(facts, facts.get("error"))

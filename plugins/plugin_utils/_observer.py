@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..module_utils._core.errors import VmError
+from ..module_utils._describe import describe_vms
 from ..module_utils._host.store import default_data_dir
-from ..module_utils._manage import describe_vms
 from ..module_utils._module import Task
 
 

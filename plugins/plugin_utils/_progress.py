@@ -141,6 +141,12 @@ class Screen:
         self._display.display(text, screen_only=True, newline=newline)
 
 
+def may_be_fetched(options: Any) -> bool:
+    """Tell whether the image that the options of a machine name may have to be fetched first."""
+    image = options.get("image") if isinstance(options, Mapping) else None
+    return isinstance(image, str) and image[:1] not in ("", "/", "~", "$")
+
+
 @contextlib.contextmanager
 def progress_shown(action: ActionBase, task_vars: Mapping[str, Any] | None) -> Iterator[None]:
     """Show the progress of the module that ``action`` runs in the meantime."""

@@ -420,6 +420,24 @@ def test_host_that_was_down_is_asked_again_in_spite_of_the_cache(lab, tmp_path):
     assert sorted(lab.list()[0]) == ["db1", "web2", "web3"]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"ansible_port": 1}, {"ansible_become": True, "ansible_become_exe": "/nonexistent/sudo"}],
+    ids=["another address", "another account"],
+)
+def test_host_that_is_reached_another_way_is_asked_in_spite_of_the_cache(lab, tmp_path, change):
+    cache = {"cache_plugin": "jsonfile", "cache_connection": str(tmp_path / "cache")}
+    lab.write(hypervisors=["hypervisors"], cache=True, **cache)
+    assert sorted(lab.list()[0]) == ["db1", "web2", "web3"]
+
+    lab.hosts["hv1"] |= change
+    lab.write(hypervisors=["hypervisors"], cache=True, **cache)
+    found, dummy, said = lab.list()
+
+    assert list(found) == ["web3"]
+    assert "The hypervisor host 'hv1' cannot be asked" in said
+
+
 def test_refresh_in_a_play_asks_again(lab, tmp_path):
     lab.write(hypervisors=["hypervisors"])
     tasks = [{"meta": "refresh_inventory"}, {"debug": {"msg": "<{{ groups.vms | sort }}>"}}]
@@ -432,7 +450,8 @@ def test_refresh_in_a_play_asks_again(lab, tmp_path):
     assert "<['db1', 'web2', 'web3']>" in shown.replace('\\"', "'").replace("''", "'")
 
 
-def test_key_is_fetched_if_the_user_wants_it(lab, tmp_path):
+@pytest.mark.parametrize("cache", [False, True])
+def test_key_is_fetched_if_the_user_wants_it(lab, tmp_path, cache):
     data_dir = tmp_path / "data"
     subject = Hypervisor(data_dir, {"backend": "noop"})
     subject.vm("web9")
@@ -443,9 +462,10 @@ def test_key_is_fetched_if_the_user_wants_it(lab, tmp_path):
     subject.record("web9").write_text(json.dumps(record))
     lab.hosts["hv1"]["data_dir"] = str(data_dir)
 
-    lab.write(hypervisors=["hv1"])
+    options = {"cache": cache, "cache_plugin": "jsonfile", "cache_connection": str(tmp_path / "c")}
+    lab.write(hypervisors=["hv1"], **options)
     before = lab.list()[0]["web9"]
-    lab.write(hypervisors=["hv1"], fetch_private_keys=True)
+    lab.write(hypervisors=["hv1"], fetch_private_keys=True, **options)
     after = lab.list()[0]["web9"]
 
     assert "ansible_ssh_private_key_file" not in before

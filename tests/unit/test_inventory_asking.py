@@ -83,6 +83,19 @@ def test_program_writes_nothing(data_dir):
     assert sorted(Path(data_dir).rglob("*")) == before
 
 
+def test_program_imports_only_what_a_look_needs(data_dir):
+    program = build_program(data_dir, False, 10) + "sys.stderr.write(' '.join(sys.modules))\n"
+
+    done = subprocess.run(
+        COMMAND.split(), input=program, capture_output=True, text=True, check=True
+    )
+
+    loaded = {name.removeprefix("cloudnebula_hypervisor.") for name in done.stderr.split()}
+    assert {"module_utils._describe", "module_utils._noop.backend"} <= loaded
+    dear = {"module_utils._manage", "module_utils._core.plan", "module_utils._qemu", "zipfile"}
+    assert not dear & loaded
+
+
 def test_folder_may_begin_with_the_home_over_there(data_dir, monkeypatch):
     monkeypatch.setenv("HOME", os.path.dirname(data_dir))
     monkeypatch.setenv("LAB", os.path.basename(data_dir))
