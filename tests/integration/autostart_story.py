@@ -29,6 +29,8 @@ NETWORK = "cloudnebula-network@br9.service"
 CARD = {"type": "bridge", "bridge": "br9"}
 BOOT = "cat /proc/sys/kernel/random/boot_id"
 LIST = "ls /etc/systemd/system | grep cloudnebula-vm || true"
+WEB3 = WEB1.replace("1", "3")  # of an ordinary user, in an instance of systemd of their own
+TIMES = "-p Id -p InactiveExitTimestampMonotonic -p ActiveEnterTimestampMonotonic"
 STATE = "-p ActiveState -p SubState -p UnitFileState --value"
 
 # What a task does with QEMU that it has started, done with another process. It is the product's own code.
@@ -45,7 +47,7 @@ print(HostUnits(store).adopt(Vm(store.load("web1"), VmState.RUNNING, pid=int(sys
 
 
 def check_autostart(guest, source: Path, folder: Path) -> None:
-    """Make two machines on the guest, reboot it, and see what became of them. The guest runs afterwards.
+    """Make three machines on the guest, reboot it, and see what became of them. The guest runs afterwards.
 
     ``source`` is an inventory that holds the guest as ``debian1``.
     """
@@ -55,12 +57,13 @@ def check_autostart(guest, source: Path, folder: Path) -> None:
     boot = adopt_and_reboot(guest)
     wait_for_next_boot(guest, boot)
     check_what_the_journal_says(guest, web2)
+    check_order_at_boot(guest)
     check_unit_by_hand(guest, web2)
     play(source, folder, removing())
 
 
 def prepare(guest) -> None:
-    """Give the guest a network of the role's, in name at least, and a journal that outlives its boot.
+    """Give the guest a network of the role's, in name at least, a user who lingers, and a journal that outlives its boot.
 
     cloud-init has done its work, and would take a good part of the time to boot.
     """
@@ -71,6 +74,7 @@ def prepare(guest) -> None:
         "set -e; mkdir -p /etc/br9 /var/log/journal; echo 'echo network $1' > /etc/br9/network",
         f"printf %s {shlex.quote(unit)} > {UNITS}/{NETWORK}",
         f"systemctl -q enable --now {NETWORK}",
+        f"loginctl enable-linger {guest['ssh']['user']}",
         "touch /etc/cloud/cloud-init.disabled",
         "journalctl --flush",
     ]
@@ -78,7 +82,7 @@ def prepare(guest) -> None:
 
 
 def making() -> list:
-    """Return the tasks that make the machines: one runs, one was stopped by a task."""
+    """Return the tasks that make the machines: one runs, one was stopped by a task, and one is an ordinary user's."""
     web1 = {"name": "web1", "backend": "noop", "networks": [CARD]}
     web2 = {"name": "web2", "backend": "noop", "data_dir": OTHER_DIR}
     on = {"autostart": True, "stop_timeout": 20}
@@ -89,6 +93,7 @@ def making() -> list:
         vm("said is not changed", **web1, **on),
         vm("said.actions == ['stop', 'prepare', 'autostart']", **web2, **on, state="stopped"),
         vm("said is not changed", **web2, **on, state="stopped"),
+        as_user(vm(name="web3", backend="noop", autostart=True)),
     ]
 
 
@@ -132,12 +137,14 @@ def wait_for_next_boot(guest, boot: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while True:
         if takes_ssh(guest):
-            said = attempt(guest, BOOT, "timeout 30 systemctl is-system-running --wait")
-            if said and said[0] != boot and said[1] not in ("", "starting", "initializing"):
+            up = "is-system-running --wait"
+            whole = (f"timeout 30 systemctl {up}", f"timeout 30 systemctl --user {up}")
+            said = attempt(guest, BOOT, *whole)
+            if said and said[0] != boot and not {"", "starting", "initializing"}.intersection(said):
                 break
         assert time.monotonic() < deadline, Path(guest["paths"]["console_log"]).read_text()[-2000:]
         time.sleep(0.5)
-    assert said[1] == "running", ask(
+    assert said[1:] == ["running", "running"], ask(
         guest, "systemctl list-units --failed; sudo journalctl -b -p 3"
     )
 
@@ -155,11 +162,12 @@ def takes_ssh(guest) -> bool:
 def check_what_the_journal_says(guest, web2: str) -> None:
     """See what was started and stopped, and in which order."""
     units = shlex.join(f"-u{unit}" for unit in (WEB1, web2, NETWORK))
-    down, up = (
+    down, up, user = (
         said.splitlines()
         for said in ask(
             guest,
             *(f"sudo journalctl -q -o cat -b {boot} {units}" for boot in ("-1", "0")),
+            f"sudo journalctl -q -o cat -b _SYSTEMD_USER_UNIT={WEB3} + USER_UNIT={WEB3}",
         )
     )
     in_order(down, "web1: stop", "network down")
@@ -167,6 +175,25 @@ def check_what_the_journal_says(guest, web2: str) -> None:
     in_order(down, "web1: stop", f"{WEB1}: Unit process ", "Stopped cloudnebula-vm@web1")
     in_order(up, "network up", "web1: start", "Finished cloudnebula-vm@web1")
     in_order(up, "web2: start", "Finished cloudnebula-vm@web2")
+    # It ran when the guest went down, so there is something to start only because it was stopped then.
+    in_order(user, "web3: start", "Finished cloudnebula-vm@web3")
+
+
+def check_order_at_boot(guest) -> None:
+    """See that web1 was not started before all that its unit names was there."""
+    named, told = ask(
+        guest,
+        f"sed -n s/^After=//p {UNITS}/{WEB1}",
+        f"systemctl show {TIMES} {WEB1} $(sed -n s/^After=//p {UNITS}/{WEB1})",
+    )
+    units = [dict(line.split("=", 1) for line in unit.splitlines()) for unit in told.split("\n\n")]
+    times = {unit.pop("Id"): {name: int(time) for name, time in unit.items()} for unit in units}
+    begun = times.pop(WEB1)["InactiveExitTimestampMonotonic"]
+    there = {unit: time["ActiveEnterTimestampMonotonic"] for unit, time in times.items()}
+    assert sorted(there) == sorted(named.split())
+    for unit in (NETWORK, "network-online.target", "remote-fs.target"):
+        assert there[unit] > 0, "else it has proven nothing"
+    assert {unit: time for unit, time in there.items() if time > begun} == {}
 
 
 def check_unit_by_hand(guest, web2: str) -> None:
@@ -187,11 +214,15 @@ def removing() -> list:
     """Return the tasks that ask the product what runs, and leave none of the units."""
     info = "cloudnebula.hypervisor.vm_info"
     gone = f"{LIST}; systemctl list-units --all --plain --no-legend --no-pager 'cloudnebula-vm@*'"
+    gone += "; find /home -name 'cloudnebula-vm@*'"
     return [
         told({info: {"name": "web1"}}, "said.vms[0].state == 'running'"),
         told({info: {"name": "web2", "data_dir": OTHER_DIR}}, "said.vms[0].state == 'stopped'"),
         vm("said.vm.state == 'running'", name="web1", autostart=False),
         vm("said is changed", name="web2", data_dir=OTHER_DIR, state="absent"),
+        as_user(
+            vm("said.actions == ['autostart', 'stop', 'destroy']", name="web3", state="absent")
+        ),
         raw(gone, "said.stdout | trim == ''"),
     ]
 
@@ -199,6 +230,11 @@ def removing() -> list:
 def vm(condition: str = "said is changed", **options) -> dict:
     """Return a task of the module ``vm`` of which a condition must hold."""
     return told({"cloudnebula.hypervisor.vm": options}, condition)
+
+
+def as_user(task: dict) -> dict:
+    """Return a task that is run as the user who logs in."""
+    return {**task, "become": False}
 
 
 def raw(command: str, condition: str) -> dict:

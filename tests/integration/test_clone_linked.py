@@ -165,6 +165,29 @@ def test_what_was_written_before_is_shared_and_what_is_written_after_is_not(benc
     assert not bench.task("vm2", clone_from="vm1", clone_mode="linked")["changed"]
 
 
+def test_an_old_record_costs_no_disk_that_rests_on_layers(bench):
+    """A record from before there was a disk: neither what it holds nor what it rests on goes."""
+    bench.off("vm1")
+    before = bench.record("vm1")
+    bench.off("vm1", disks=DATA)
+    write(bench.disk("vm1", 1), "0x11")
+    bench.link("vm2", disks=DATA)
+    disk, whole = bench.disk("vm1", 1), bench.record("vm1")
+    write(disk, "0x22")
+    bench.subject.record("vm1").write_text(json.dumps(before))
+
+    bench.link("vm3")
+    with pytest.raises(VmError, match=f"{os.path.basename(disk)} is there already"):
+        bench.off("vm1", disks=DATA)
+    warnings = [bench.task(name, state="absent")["warnings"] for name in ("vm2", "vm3")]
+
+    assert marks(disk) == {"0x11", "0x22"}
+    assert all(disk in said and "none was removed" in said for (said,) in warnings)
+    bench.subject.record("vm1").write_text(json.dumps(whole))
+    bench.remove("vm1")
+    assert bench.layers() == []
+
+
 def test_a_linked_clone_is_somebody_else(bench):
     first = bench.off("vm1", networks=[{"type": "user"}])["vm"]
     write(bench.disk("vm1"), "0x11")

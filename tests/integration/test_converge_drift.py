@@ -14,6 +14,8 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.qmp i
 from conftest import command_line, disk_size
 
 MIB = 1024**2
+DEVICE = "/machine/peripheral/dev-{}/virtio-backend"
+LIMITS = ("bps", "bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr")
 
 
 class Meddler:
@@ -23,8 +25,16 @@ class Meddler:
         self.idle = idle
 
     def __call__(self, command, **arguments):
+        return self.say(command, {k.replace("_", "-"): v for k, v in arguments.items()})
+
+    def limit(self, name, **limits):
+        """Set the limits of a disk; those that are not given are none."""
+        device = {"id": DEVICE.format(name), "group": "theirs"}
+        self.say("block_set_io_throttle", {**device, **dict.fromkeys(LIMITS, 0), **limits})
+
+    def say(self, command, arguments):
         with Qmp.connect(str(self.idle.folder() / "qmp-debug.sock"), 5) as qmp:
-            return qmp.execute(command, {k.replace("_", "-"): v for k, v in arguments.items()})
+            return qmp.execute(command, arguments)
 
 
 @pytest.fixture
@@ -50,6 +60,33 @@ def test_a_medium_that_was_taken_out_is_put_back(idle, meddle):
     assert done["actions"] == ["change"]
     assert done["diff"]["before"]["cdrom"] == ""
     assert done["diff"]["after"]["cdrom"] == idle.defaults["image"]
+    assert next_task(idle)["changed"] is False
+
+
+def test_limits_that_were_changed_are_set_again(idle, meddle):
+    """Those that are gone come back, those that nobody asked for go, also where somebody has made two disks share theirs."""
+    disks = [{"name": "data", "size": "1MiB", "iops_read": 100}]
+    idle.vm(disks=disks)
+    meddle.limit("data")
+    assert next_task(idle)["actions"] == ["change"]
+    for name in ("disk0", "data"):
+        meddle.limit(name, bps_wr=4096)
+
+    done = next_task(idle)
+
+    def shown(side, option):
+        return {disk["name"]: disk.get(option) for disk in done["diff"][side]["disks"]}
+
+    assert done["actions"] == ["change"]
+    assert shown("before", "bps_write") == {"data": 4096, "disk0": 4096}
+    assert shown("before", "iops_read") == {"data": None, "disk0": None}
+    assert shown("after", "bps_write") == {"data": None}
+    assert shown("after", "iops_read") == {"data": 100}
+    seen = {drive["qdev"]: drive.get("inserted", {}) for drive in meddle("query-block")}
+    system, data = (seen[DEVICE.format(name)] for name in ("disk0", "data"))
+    assert [system[word] for word in LIMITS] == [0, 0, 0, 0, 0, 0]
+    assert [data[word] for word in LIMITS] == [0, 0, 0, 0, 100, 0]
+    assert data["group"] == "dev-data"
     assert next_task(idle)["changed"] is False
 
 

@@ -291,6 +291,19 @@ ROWS: dict[str, Row] = {
 }
 
 
+# What takes an option back, and the words of the command line that go with it. It must be there before, so each of these
+# is given with a restart, and gone after another one.
+TAKEN_BACK: dict[str, Row] = {
+    "cpu": option("cpu", "qemu64", "", "later", later=("-cpu qemu64",)),
+    "vcpus_max": option("vcpus_max", 4, 0, "later", later=("maxcpus=4",)),
+    "memory_max": option("memory_max", "1GiB", "0", "later", later=("maxmem=1024M",)),
+    "ip_version": option("ip_version", 4, 0, "at once"),
+    "disks[].serial": disk("serial", "A1", "", "later", later=("serial=A1",)),
+    "disks[].boot_index": disk("boot_index", 5, -1, "later", later=("bootindex=5",)),
+    "disks[].iops": disk("iops", 1000000, 0, "live", lambda vm: vm.drive("data")["iops"] == 0),
+}
+
+
 def leaves(options: dict[str, Any], path: str = "") -> list[str]:
     """Return the paths of all options that hold a value of their own."""
     found = []
@@ -321,9 +334,12 @@ def machines(subject):
     base = {"memory": "128", "vcpus_max": 4, "memory_max": "1GiB", "cdrom": ""}
     base |= {"image": str(subject.data_dir.parent / "halt.raw"), "ssh_port_range": "10000-20000"}
     found = {}
-    for name, backend in (("qemu", "qemu"), ("noop", "noop"), ("cards", "qemu")):
+    kinds = {"qemu": "qemu", "noop": "noop", "cards": "qemu", "taken": "qemu"}
+    for name, backend in kinds.items():
         found[name] = Machine(subject, name, base)
         made = {**base, "disks": [{"name": "data", "size": "512MiB"}]}
+        if name == "taken":  # where nothing was ever given that can be taken back
+            del made["vcpus_max"], made["memory_max"]
         if backend == "noop":
             made["propolis"] = {
                 path.partition(".")[2]: row.old["propolis"][path.partition(".")[2]]
@@ -452,3 +468,25 @@ def test_what_had_to_wait_is_there_after_one_restart(machines):
     lost = [word for row in ROWS.values() for word in row.later if word not in argv]
     assert lost == []
     assert do(vm)["changed"] is False
+
+
+@pytest.mark.parametrize("path", TAKEN_BACK)
+def test_an_option_is_taken_back(machines, path):
+    """As an option is changed; afterwards, the machine is as if it had never been given."""
+    row, vm = TAKEN_BACK[path], machines["taken"]
+    never = vm.record["spec"]
+    pid = do(vm, **row.old, apply="restart", force=True)["vm"]["pid"]
+    assert [word for word in row.later if word not in vm.argv] == []
+
+    changed = do(vm, **row.new)
+    again = do(vm, **row.new)
+
+    steps = ["prepare", "change"] if row.effect == "live" else ["prepare"]
+    assert (changed["changed"], changed["actions"]) == (True, steps)
+    assert changed["diff"]["before"] != changed["diff"]["after"]
+    assert (again["changed"], again["vm"]["pid"]) == (False, pid)
+    assert_waits(vm, row, path, [], changed["warnings"])
+    assert row.see is None or row.see(vm)
+    assert vm.record["spec"] == never
+    do(vm, state="restarted", force=True)
+    assert [word for word in row.later if word in vm.argv] == []

@@ -142,6 +142,38 @@ def test_record_that_was_lost(idle):
     assert idle.vm(state="present")["changed"]
 
 
+def test_record_that_is_older_than_a_disk(idle):
+    """It was restored from a backup: the file is taken as it is, or left alone with an error that names it."""
+    idle.vm(state="present")
+    before = idle.record().read_bytes()
+    data = {"name": "data", "size": "1MiB"}
+    idle.vm(state="present", disks=[data])
+    disk = idle.folder() / "disk-data.qcow2"
+    write = ["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 64k", disk]
+    subprocess.run(write, check=True, stdout=subprocess.DEVNULL)
+    written = sha256(disk)
+    idle.record().write_bytes(before)
+
+    for other in ({"size": "2MiB"}, {"format": "raw"}, {"image": idle.defaults["image"]}):
+        for check in (True, False):
+            refused = idle.refuse(state="present", disks=[{**data, **other}], check=check)
+            assert refused["error"]["code"] == "vm_manager.vm.bad_record"
+            assert f"{disk} is there already" in refused["msg"]
+            assert idle.record().read_bytes() == before
+    assert idle.vm(state="present", disks=[data], check=True)["actions"] == ["prepare"]
+    made = idle.vm(disks=[data])
+
+    assert made["actions"] == ["prepare", "start"]
+    assert [item["path"] for item in made["vm"]["disks"]][1:] == [str(disk)]
+    assert sha256(disk) == written
+    assert idle.vm(disks=[data])["changed"] is False
+    idle.vm(state="stopped", force=True)
+    idle.edit(state="preparing", overlay_path=None, disk_bytes=None)
+    for check in (True, False):
+        assert "never complete" in idle.refuse(state="present", check=check)["msg"]
+    assert sha256(disk) == written
+
+
 def test_record_that_is_a_pipe_hinders_no_other_machine(idle):
     idle.vm("bad", state="present")
     idle.record("bad").unlink()
@@ -200,6 +232,25 @@ def test_task_killed_after_each_file(idle, step):
 
     assert idle.vm()["vm"]["state"] == "running"
     assert len([command for command in idle.processes().values() if "qemu-system" in command]) == 1
+
+
+def test_task_killed_between_start_and_record(idle):
+    """The next task that is not in check mode records which type of machine runs; it changes nothing that a user asked for."""
+    begun_as = idle.vm() and json.loads(idle.record().read_text())["machine_types"]
+    idle.edit(state="stopped", pid=None, machine_types={})
+    left = idle.record().read_bytes()
+
+    assert idle.vm(check=True)["changed"] is False
+    assert idle.state() == "running"
+    assert idle.record().read_bytes() == left, "a look writes nothing"
+    assert idle.vm()["changed"] is False
+
+    record = json.loads(idle.record().read_text())
+    assert record["machine_types"] == begun_as == {"q35": begun_as["q35"]}
+    assert begun_as["q35"].startswith("pc-q35-")
+    again = idle.vm(state="restarted", force=True)["vm"]
+    command = Path(f"/proc/{again['pid']}/cmdline").read_text().split("\0")
+    assert command[command.index("-machine") + 1].startswith(f"{begun_as['q35']},")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -22,6 +22,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.disks
     merged,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import VmError
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store import Store
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.inspect import Image
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu import disk_files
@@ -53,7 +54,7 @@ WRONG = {
     "a serial with a space": ([{"name": "a", "serial": "a b"}], "disks[0].serial"),
     "a long serial": ([{"name": "a", "serial": "a" * 21}], "disks[0].serial"),
     "a negative limit": ([{"name": "a", "iops": -1}], "disks[0].iops"),
-    "a negative place": ([{"name": "a"}, {"name": "b", "boot_index": -1}], "disks[1].boot_index"),
+    "a negative place": ([{"name": "a"}, {"name": "b", "boot_index": -2}], "disks[1].boot_index"),
     "raw over an image": ([{"name": "a", "format": "raw", "image": "/x"}], "disks[0].format"),
     "a size of disk0": ([{"name": SYSTEM_DISK, "size": "1GiB"}], "disks[0].size"),
     "an image of disk0": ([{"name": SYSTEM_DISK, "image": "/x"}], "disks[0].image"),
@@ -124,6 +125,18 @@ def test_disks_that_go_together():
 
     check_together([plain(SYSTEM_DISK), *every], [])
     check_together([plain("a", aio="native", cache="none", iops_read=1, iops_write=1)], [])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "none"),
+    [("serial", "A", ""), ("boot_index", 0, -1), ("iops", 5, 0), ("bps_read", 5, 0)],
+)
+def test_what_is_taken_back_is_as_if_it_had_never_been_given(option, value, none):
+    given, back = (disks_from_params([{"name": "a", option: word}]) for word in (value, none))
+    old = given[0].completed()
+    assert getattr(old, option) == value
+
+    assert merged(back, [old])[0].completed() == back[0].completed() == plain("a")
 
 
 def test_what_is_not_listed_stays_and_what_is_left_out_keeps_its_value():
@@ -299,3 +312,114 @@ def test_a_disk_whose_file_is_gone_is_not_made_anew(files):
         disk_files.check_disks(vm.spec, vm)
 
     assert caught.value.code == "vm_manager.vm.bad_record"
+
+
+def qcow2(size=1 << 20, below=b"", form=b"raw", table=b"\1", **more):
+    """Return a disk of the smallest kind, as QEMU's format page says; a guest wrote to it unless its table is empty."""
+    extension = struct.pack(">II", 0xE2792ACA, len(form)) + form.ljust(8, b"\0") if below else b""
+    place = 512 - len(below) if below else 0
+    fixed = struct.pack(
+        *(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, place, len(below), 9, size, more.get("encryption", 0)),
+        *(64, 512, 1024, 1, 0, 0),
+    )
+    head = fixed + struct.pack(">QQQII", more.get("features", 0), 0, 0, 4, 104) + extension
+    return (head.ljust(512, b"\0")[: place or 512] + below + table).ljust(2048, b"\0")
+
+
+MIB = 1 << 20
+# What is asked for, what is there under which name, and why it is not taken.
+THERE = {
+    "what would be made": (plain("a", size=MIB), "disk-a.qcow2", qcow2(), None),
+    "over the image": (plain("a", image="/b"), "disk-a.qcow2", qcow2(4096, b"/b"), None),
+    "raw": (plain("a", size=4096, format="raw"), "disk-a.raw", b"x" * 4096, None),
+    "an empty one over a layer": (
+        *(plain("a", size=MIB), "disk-a.0123456789abcdef.qcow2", qcow2(table=b"")),
+        None,
+    ),
+    "one of another disk": (plain("a", size=MIB), "disk-a-b.qcow2", b"", None),
+    "smaller": (plain("a", size=2 * MIB), "disk-a.qcow2", qcow2(), "it has 1MiB, not 2MiB"),
+    "larger": (plain("a", size=MIB), "disk-a.qcow2", qcow2(2 * MIB), "it has 2MiB, not 1MiB"),
+    "a raw one that is larger": (
+        *(plain("a", size=512, format="raw"), "disk-a.raw", b"x" * 1024),
+        "it has 1KiB, not 512B",
+    ),
+    "over no image": (plain("a", image="/b"), "disk-a.qcow2", qcow2(4096), "rests on no other"),
+    "over an image": (plain("a", size=MIB), "disk-a.qcow2", qcow2(below=b"/b"), "rests on /b"),
+    "over another": (plain("a", image="/b"), "disk-a.qcow2", qcow2(4096, b"/c"), "rests on /c"),
+    "over it as another format": (
+        *(plain("a", image="/b"), "disk-a.qcow2", qcow2(4096, b"/b", b"qcow2")),
+        "it takes /b for another format",
+    ),
+    "encrypted": (plain("a", size=MIB), "disk-a.qcow2", qcow2(encryption=2), "encrypted"),
+    "with data elsewhere": (
+        plain("a", size=MIB),
+        "disk-a.qcow2",
+        qcow2(features=4),
+        "another file",
+    ),
+    "no qcow2": (plain("a", size=MIB), "disk-a.qcow2", b"x" * 512, "cannot be read as qcow2"),
+    "cut off": (plain("a", size=MIB), "disk-a.qcow2", qcow2()[:600], "it is cut off"),
+    "in another format": (
+        *(plain("a", size=MIB), "disk-a.raw", b"x" * 512),
+        "it is called otherwise than",
+    ),
+    "over a layer": (
+        *(plain("a", size=MIB), "disk-a.0123456789abcdef.qcow2", qcow2()),
+        "it is called otherwise than",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", THERE)
+def test_a_file_that_no_record_names_is_taken_as_it_is_or_left_alone(files, case):
+    """A run was killed before it could record it, or the record is from before there was such a disk."""
+    store, vm = files
+    disk, name, content, reason = THERE[case]
+    vm = with_disks(store.save(vm.evolve(state=VmState.STOPPED)), disk)
+    path = f"{vm.work_dir}/{name}"
+    with open(path, "wb") as file:
+        file.write(content)
+    found = os.stat(path)
+
+    if reason is None:
+        disk_files.check_disks(vm.spec, vm)
+        made = disk_files.make_disks(vm, store)
+        assert store.load("web1").disks == made.disks
+        assert os.path.exists(made.disks["a"].path)
+    else:
+        for act in (disk_files.check_disks, lambda spec, vm: disk_files.make_disks(vm, store)):
+            with pytest.raises(VmError, match=reason) as caught:
+                act(vm.spec, vm)
+            assert caught.value.code == "vm_manager.vm.bad_record"
+            assert caught.value.details == {"path": path, "option": "disks (a)"}
+            assert "Then move it away or delete it" in caught.value.help
+
+    assert os.stat(path) == found
+    with open(path, "rb") as file:
+        assert file.read() == content
+
+
+@pytest.mark.parametrize("how", ["a link", "a second name", "a folder"])
+def test_only_a_plain_file_of_its_own_is_taken(files, tmp_path, how):
+    dummy_store, vm = files
+    vm = with_disks(vm.evolve(state=VmState.STOPPED), plain("a", size=MIB))
+    other, path = tmp_path / "other", f"{vm.work_dir}/disk-a.qcow2"
+    other.write_bytes(qcow2())
+    {"a link": os.symlink, "a second name": os.link}.get(how, lambda *dummy: os.mkdir(path))(
+        other, path
+    )
+
+    with pytest.raises(VmError, match=r"no plain file|another name"):
+        disk_files.check_disks(vm.spec, vm)
+
+    assert other.read_bytes() == qcow2()
+
+
+def test_what_a_killed_run_has_made_for_a_machine_that_never_ran_may_become_another(files):
+    store, vm = files
+    with open(f"{vm.work_dir}/disk-a.qcow2", "wb") as file:
+        file.write(qcow2())
+
+    made = disk_files.make_disks(with_disks(vm, plain("a", size=2048)), store)
+
+    assert os.stat(made.disks["a"].path).st_size == 2048

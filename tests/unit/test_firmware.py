@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
@@ -21,6 +22,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.firmw
     FirmwareRecord,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec import VmSpec
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store import Store
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu import firmware
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.argv import (
@@ -229,6 +231,31 @@ def test_variables_are_made_once_for_each_kind_and_kept(machine, tmp_path):
         "uefi": "nvram.qcow2",
         "secure_boot": "nvram-secure-boot.qcow2",
     }
+
+
+@pytest.mark.real_host
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="needs qemu-img")
+def test_variables_that_no_record_names_are_kept(machine, tmp_path):
+    """A run was killed before it could record them, or the record is from before the machine had them."""
+    store, vm = machine
+    vm = vm.evolve(state=VmState.STOPPED)
+    recorded = make_nvram(vm, store)
+    nvram = os.path.join(vm.work_dir, "nvram.qcow2")
+    write = ["qemu-io", "-f", "qcow2", "-c", "write -P 7 0 512", nvram]
+    subprocess.run(write, check=True, stdout=subprocess.DEVNULL)
+    written = Path(nvram).read_bytes()
+
+    check_firmware(vm.spec, vm)
+    assert make_nvram(vm, store) == recorded
+
+    (tmp_path / "vars.fd").write_bytes(b"\1" * 2**19)
+    for act in (check_firmware, lambda spec, vm: make_nvram(vm, store)):
+        with pytest.raises(BadRecord, match="it has 1MiB, not 512KiB") as other:
+            act(vm.spec, vm)
+        assert other.value.details == {"path": nvram, "option": "firmware"}
+    assert Path(nvram).read_bytes() == written
+    make_nvram(vm.evolve(state=VmState.PREPARING), store)
+    assert Path(nvram).read_bytes() != written, "nobody wrote to those of a machine that never ran"
 
 
 @pytest.mark.real_host

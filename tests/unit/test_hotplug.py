@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.disks import (
+    LIMITS,
     SYSTEM_DISK,
     Disk,
     DiskRecord,
@@ -35,6 +36,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu impor
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.backend import (
     QemuBackend,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.blocks import throttle
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.facts import read_facts
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.hotplug import (
     Hotplugger,
@@ -589,8 +591,12 @@ class AsContext:
         pass
 
 
-def drive(device, size=GIB, **more):
-    inserted = {"file": "/x", "image": {"virtual-size": size}}
+QEMUS_WORDS = ("iops", "iops_rd", "iops_wr", "bps", "bps_rd", "bps_wr")
+
+
+def drive(device, size=GIB, limit=0, **more):
+    limits = {word: limit and limit + n for n, word in enumerate(QEMUS_WORDS)}
+    inserted = {"file": "/x", "image": {"virtual-size": size}, **limits}
     return {"qdev": device, "inserted": inserted, **more}
 
 
@@ -615,7 +621,24 @@ def test_what_the_machine_has_is_read_from_qemu(tmp_path, drives, disks, medium)
     with FakeQmp(tmp_path / "qmp", model.serve), Qmp.connect(str(tmp_path / "qmp"), 2) as qmp:
         facts = read_facts(qmp, 2.0)
 
-    assert facts == LiveFacts(3, 1280, disks, ("net0",), medium)
+    none = dict.fromkeys(LIMITS, 0)
+    assert facts == LiveFacts(3, 1280, disks, ("net0",), medium, dict.fromkeys(disks, none))
+
+
+def test_each_limit_is_read_by_its_name(tmp_path):
+    model = Model()
+    model.query_block = lambda events: [drive("dev-disk0"), drive("dev-data", limit=11)]
+
+    with FakeQmp(tmp_path / "qmp", model.serve), Qmp.connect(str(tmp_path / "qmp"), 2) as qmp:
+        facts = read_facts(qmp, 2.0, started=True)
+
+    limits = {"disk0": dict.fromkeys(LIMITS, 0), "data": dict(zip(LIMITS, range(11, 17)))}
+    assert facts == LiveFacts(disks={"disk0": GIB, "data": GIB}, limits=limits)
+    assert throttle(replace(DATA, **limits["data"]), "q35") == {
+        "id": "/machine/peripheral/dev-data/virtio-backend",
+        "group": "dev-data",
+        **dict(zip(QEMUS_WORDS, range(11, 17))),
+    }
 
 
 def test_every_change_that_a_plan_can_hold_can_be_made():

@@ -35,21 +35,18 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.spec 
     VmSpec,
     spec_from_params,
 )
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.commands import (
-    Completed,
-)
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu import kernel_boot
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.argv import (
     Descriptors,
     Launch,
     build_argv,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.kernel_boot import (
-    alias_target,
     check_kernel,
-    pin_machine_type,
+    exact_types,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.ports import PORTS
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.qmp import Qmp
+from ansible_collections.cloudnebula.hypervisor.tests.unit.fake_qmp import FakeQmp
 from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import minimal_handle
 
 FDS = Descriptors(qmp=11, debug=12, console=13, agent=14, console_log=15)
@@ -277,49 +274,38 @@ def test_a_kernel_that_is_not_there_is_told_beforehand(tmp_path):
         check_kernel(spec(kernel=str(there), initrd=str(tmp_path / "no")))
 
 
-LISTED = """Supported machines are:
-microvm              microvm (i386)
-pc                   Standard PC (i440FX + PIIX, 1996) (alias of pc-i440fx-7.2)
-pc-i440fx-7.2        Standard PC (i440FX + PIIX, 1996) (default)
-q35                  Standard PC (Q35 + ICH9, 2009) (alias of pc-q35-7.2)
-pc-q35-7.2           Standard PC (Q35 + ICH9, 2009)
-"""
-
-
 @pytest.mark.parametrize(
-    ("asked", "exact"),
+    ("booted", "recorded", "added"),
     [
-        ("q35", "pc-q35-7.2"),
-        ("pc", "pc-i440fx-7.2"),
-        ("pc-q35-7.2", None),
-        ("microvm", None),
-        ("", None),
-        ("Supported", None),
+        ("q35", {}, {"q35": "pc-q35-7.2"}),
+        ("q35", {"pc": "pc-i440fx-6.2"}, {"q35": "pc-q35-7.2"}),
+        ("pc-q35-7.2", {}, {"pc-q35-7.2": "pc-q35-7.2"}),
+        ("q35", {"q35": "pc-q35-6.2"}, {}),
+        (None, {}, {}),
     ],
 )
-def test_a_short_name_stands_for_an_exact_type(asked, exact):
-    assert alias_target(LISTED, asked) == exact
+def test_the_exact_type_is_recorded_once_for_each_name(tmp_path, booted, recorded, added):
+    asked = spec(machine="microvm")  # the next start's
+    vm = minimal_handle("web1", spec=asked, booted=spec(machine=booted), machine_types=recorded)
+
+    def script(session):
+        session.greet()
+        session.answer(qom_get={"return": "pc-q35-7.2-machine"})
+
+    with FakeQmp(tmp_path / "qmp", script) as fake, Qmp.connect(fake.path, 5) as qmp:
+        types = exact_types(vm, qmp)
+        heard = fake.sessions[0].heard[1:]
+
+    assert types == {**recorded, **added}
+    assert [request["arguments"] for request in heard] == len(added) * [
+        {"path": "/machine", "property": "type"}
+    ]
 
 
-def test_the_exact_type_is_recorded_once_for_each_name(monkeypatch):
-    asked = []
+def test_a_machine_is_started_as_the_type_that_was_recorded():
+    vm = minimal_handle("web1", spec=spec(networks=()), machine_types={"q35": "pc-q35-8.1"})
 
-    def answer(argv):
-        asked.append(argv)
-        return Completed(LISTED.replace("7.2", f"8.{len(asked)}"), "")
+    argv = build_argv(vm, LAUNCH)
 
-    monkeypatch.setattr(kernel_boot, "run", answer)
-    vm = minimal_handle("web1", spec=spec())
-
-    first = pin_machine_type(vm, "/usr/bin/qemu")
-    again = pin_machine_type(first, "/usr/bin/qemu")
-    other = pin_machine_type(first.evolve(spec=spec(machine="pc")), "/usr/bin/qemu")
-
-    assert first.machine_types == {"q35": "pc-q35-8.1"}
-    assert again == first
-    assert other.machine_types == {"q35": "pc-q35-8.1", "pc": "pc-i440fx-8.2"}
-    assert asked == 2 * [["/usr/bin/qemu", "-machine", "help"]]
-    assert first.spec == vm.spec
-    pinned = first.evolve(spec=replace(first.spec, networks=()))
-    assert values(build_argv(pinned, LAUNCH), "-machine") == ["pc-q35-8.1,dump-guest-core=off"]
-    assert json.dumps(build_argv(pinned, LAUNCH)).count("pcie-root-port") == PORTS
+    assert values(argv, "-machine") == ["pc-q35-8.1,dump-guest-core=off"]
+    assert json.dumps(argv).count("pcie-root-port") == PORTS

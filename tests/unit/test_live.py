@@ -277,6 +277,8 @@ def test_what_has_no_slot_stays_and_frees_none(seen, made):
     assert bool(live.waiting) == (len(made) < 4)
 
 
+LIMITED = replace(DATA, iops_read=500, bps=2000)
+LIMITED_SYSTEM = replace(Disk(SYSTEM_DISK).completed(), iops_read=500, bps=2000)
 SEEN = LiveFacts(2, 1024, {SYSTEM_DISK: 10 * GIB, "data": GIB}, ("net0",), "")
 
 
@@ -293,6 +295,10 @@ SEEN = LiveFacts(2, 1024, {SYSTEM_DISK: 10 * GIB, "data": GIB}, ("net0",), "")
         ({"disks": {SYSTEM_DISK: 10 * GIB, "data": 3 * GIB}}, {"disks": (grown(DATA, 3 * GIB),)}),
         ({"disks": {SYSTEM_DISK: 10 * GIB, "data": GIB, "foreign": GIB}}, {}),
         ({"cdrom": "/foreign.iso"}, {"cdrom": "/foreign.iso"}),
+        ({"limits": {SYSTEM_DISK: DATA.limits, "data": DATA.limits}}, {}),
+        ({"limits": {"data": LIMITED.limits}}, {"disks": (LIMITED,)}),
+        ({"limits": {"foreign": LIMITED.limits}}, {}),
+        ({"limits": {SYSTEM_DISK: LIMITED.limits}}, {"disks": (DATA, LIMITED_SYSTEM)}),
         (dict.fromkeys(vars(SEEN)), {}),
     ],
 )
@@ -304,6 +310,13 @@ def test_a_drive_that_the_machine_was_not_started_with_is_not_ours():
     without = replace(BASE, cdrom=None, disks=None, networks=None)
 
     assert actual_spec(without, SEEN) == without
+
+
+def test_the_system_disk_need_not_be_listed_to_be_limited():
+    without = replace(BASE, disks=None)
+    limits = {SYSTEM_DISK: LIMITED.limits}
+
+    assert actual_spec(without, LiveFacts(limits=limits)).disks == (LIMITED_SYSTEM,)
 
 
 def test_nothing_seen_is_no_change():
@@ -373,6 +386,32 @@ def test_what_somebody_else_has_changed_is_repaired_and_shown(bench, facts, opti
     assert (plan.actions, plan.restart_required) == (["change"], False)
     assert (names(plan.before[option]), names(plan.after[option])) == (before, after)
     assert {key for key in plan.after if plan.after[key] != plan.before[key]} == {option}
+
+
+@pytest.mark.parametrize("asked", [None, {"iops": 5}, {"bps": 7, "iops_read": 500}])
+@pytest.mark.parametrize("name", ["data", SYSTEM_DISK])
+def test_limits_that_somebody_else_has_set_are_repaired_and_shown(bench, name, asked):
+    if asked:
+        wish = VmSpec("web1", disks=(Disk(name, **asked),))
+        bench.apply(bench.plan(wish, Power(Goal.STARTED)))
+    wanted = Disk(name, **(asked or {})).limits
+    there = {SYSTEM_DISK: Disk(SYSTEM_DISK).limits, "data": DATA.limits, name: LIMITED.limits}
+
+    plan = drifted(bench, limits=there)
+    stays = bench.plan(VmSpec("web1"), Power(Goal.STARTED, apply="next_start"))
+    bench.apply(plan)
+    again = drifted(bench, limits={**there, name: wanted})
+
+    def shown(side):
+        rows = {disk["name"]: disk for disk in side["disks"]}
+        return {key: rows.get(name, {}).get(key, 0) for key in wanted}
+
+    assert (plan.actions, plan.restart_required) == (["change"], False)
+    assert plan.changes == (Change("limit_disk", name, wanted),)
+    assert (shown(plan.before), shown(plan.after)) == (LIMITED.limits, wanted)
+    assert (stays.actions, stays.restart_reasons) == ([], ("disks",))
+    assert (again.actions, again.restart_required) == ([], False)
+    assert again.before == again.after == plan.after
 
 
 @pytest.mark.parametrize(

@@ -115,12 +115,15 @@ def three_ports():
     return pytest.fail("no three free ports on this host")
 
 
+WEB1 = minimal_handle("web1")
+
+
 def others_on(*ports):
     return [minimal_handle(f"other{port}", ssh_host_port=port) for port in ports]
 
 
 def test_a_name_gets_its_own_port_first(three_ports):
-    assert choose_port("web1", three_ports, []) == preferred_port("web1", three_ports)
+    assert choose_port(WEB1, three_ports, []) == preferred_port("web1", three_ports)
 
 
 def test_a_reserved_port_is_passed_over_and_the_range_goes_round(three_ports):
@@ -128,7 +131,7 @@ def test_a_reserved_port_is_passed_over_and_the_range_goes_round(three_ports):
     own = preferred_port("web1", three_ports)
     turn = [first + (own - first + step) % size for step in range(size)]
 
-    chosen = [choose_port("web1", three_ports, others_on(*turn[:taken])) for taken in range(size)]
+    chosen = [choose_port(WEB1, three_ports, others_on(*turn[:taken])) for taken in range(size)]
 
     assert chosen == turn
 
@@ -137,23 +140,51 @@ def test_a_port_that_somebody_listens_on_is_passed_over(three_ports):
     own = preferred_port("web1", three_ports)
 
     with listener(port=own):
-        chosen = choose_port("web1", three_ports, [])
+        chosen = choose_port(WEB1, three_ports, [])
 
     assert chosen != own
     assert three_ports.first <= chosen <= three_ports.last
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["its own", "another machine's"])
+@pytest.mark.parametrize(
+    ("protocol", "address", "taken"),
+    [
+        ("tcp", "127.0.0.1", True),
+        ("tcp", "0.0.0.0", True),
+        ("tcp", "192.0.2.1", False),
+        ("udp", "127.0.0.1", False),
+    ],
+)
+def test_a_port_that_a_stopped_machine_forwards_is_passed_over(
+    three_ports, own, protocol, address, taken
+):
+    preferred = preferred_port("web1", three_ports)
+    forwards = forwarding(PortForward(preferred, 80, protocol, address))
+    vm = minimal_handle("web1", spec=forwards) if own else WEB1
+    others = [] if own else [minimal_handle("web2", spec=forwards)]
+
+    assert (choose_port(vm, three_ports, others) != preferred) is taken
+
+
+def test_what_an_earlier_record_of_the_machine_forwards_is_no_obstacle(three_ports):
+    preferred = preferred_port("web1", three_ports)
+    earlier = minimal_handle("web1", spec=forwarding(PortForward(preferred, 80)))
+
+    assert choose_port(WEB1, three_ports, [earlier]) == preferred
+
+
 def test_the_machine_itself_is_no_obstacle_to_itself(three_ports):
     own = preferred_port("web1", three_ports)
 
-    assert choose_port("web1", three_ports, [minimal_handle("web1", ssh_host_port=own)]) == own
+    assert choose_port(WEB1, three_ports, [minimal_handle("web1", ssh_host_port=own)]) == own
 
 
 def test_a_range_that_is_taken_says_so(three_ports):
     ports = range(three_ports.first, three_ports.last + 1)
 
     with pytest.raises(PortUnavailable, match=f"{ports[0]} to {ports[-1]}") as caught:
-        choose_port("web1", three_ports, others_on(*ports))
+        choose_port(WEB1, three_ports, others_on(*ports))
 
     assert caught.value.code == "vm_manager.network.port_unavailable"
     assert caught.value.details == {"option": "ssh_port_range"}

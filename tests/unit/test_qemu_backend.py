@@ -116,6 +116,7 @@ class Machine:
             "query_block": {"return": []},
             "query_cpus_fast": {"return": [{}, {}]},
             "qom_list": {"return": [{"name": "card-net0", "type": "child<virtio-net-pci>"}]},
+            "qom_get": {"return": "pc-q35-7.2-machine"},
             **answers,
         }
 
@@ -202,6 +203,29 @@ def test_a_machine_without_a_monitor_is_running_and_warned_of_in_bounded_time(ma
     assert took < 10
 
 
+def test_a_machine_that_was_just_started_is_asked_only_for_what_the_record_may_not_know(machine):
+    size = 50 * 1024**3  # somebody made the disk larger while the machine stood still
+    told = {"qdev": "dev-disk0", "inserted": {"image": {"virtual-size": size}}}
+    with machine.monitor(query_block={"return": [told]}) as fake:
+        vm = machine.backend.observe(
+            machine.vm.evolve(machine_types={"q35": "pc-q35-7.2"}), started=True
+        )
+
+    looked = ["query-uuid", "query-status", "query-vnc", "query-block"]
+    assert asked(fake) == ["qmp_capabilities", *looked]
+    assert vm.facts.disks == {"disk0": size}
+    assert (vm.actual.disk_size, vm.plugged) == (size, vm.handle.booted.networks)
+
+
+@pytest.mark.parametrize("recorded", [{}, {"q35": "pc-q35-6.2"}])
+def test_a_look_tells_which_type_a_start_that_was_cut_off_did_not_record(machine, recorded):
+    with machine.monitor():
+        vm = machine.backend.observe(machine.vm.evolve(machine_types=recorded))
+
+    assert vm.handle.machine_types == recorded
+    assert vm.unrecorded == ({} if recorded else {"machine_types": {"q35": "pc-q35-7.2"}})
+
+
 def test_the_monitor_of_another_machine_is_not_believed(machine):
     with machine.monitor(query_uuid={"return": {"UUID": OTHER_UUID}}) as fake:
         vm = machine.backend.observe(machine.vm)
@@ -284,17 +308,31 @@ def test_a_guest_that_does_not_run_is_not_waited_for(machine):
     assert took < 5
 
 
-def test_a_disk_without_a_record_is_not_overwritten(tmp_path):
+@pytest.mark.parametrize("file", [OVERLAY, "disk-data.raw", "nvram.qcow2", "tpm"])
+def test_what_a_guest_wrote_is_not_overwritten_without_a_record(tmp_path, file):
     store = Store(str(tmp_path / "data"))
     folder = tmp_path / "data" / "vms" / "web1"
     folder.mkdir(parents=True, mode=0o700)
-    (folder / OVERLAY).write_text("years of work")
+    (folder / file).write_text("years of work")
 
     with pytest.raises(BadRecord, match="no record of a VM 'web1'") as caught:
         QemuBackend(store).check(FULL_SPEC, None)
 
-    assert caught.value.details == {"path": str(folder / OVERLAY)}
-    assert (folder / OVERLAY).read_text() == "years of work"
+    assert caught.value.details == {"path": str(folder / file)}
+    assert (folder / file).read_text() == "years of work"
+
+
+def test_an_old_record_is_not_taken_for_a_machine_that_never_ran(tmp_path):
+    """Its disk would be made anew: it was restored from a backup that is older than the machine's first start."""
+    store = Store(str(tmp_path / "data"))
+    vm = store.save(minimal_handle(work_dir=store.work_dir("web1"), state=VmState.PREPARING))
+    alive = tmp_path / "data" / "vms" / "web1" / "alive.lock"
+    alive.touch()
+
+    with pytest.raises(BadRecord, match="'web1' says that it was never complete") as caught:
+        QemuBackend(store).check(vm.spec, vm)
+
+    assert caught.value.details == {"path": str(alive)}
 
 
 def environment_of(pid):
@@ -345,9 +383,7 @@ def with_tpm(tmp_path, monkeypatch):
     machine = Machine(tmp_path)
     spec = replace(PLAIN_SPEC, vnc=False, tpm=True, disks=(), disk_size=None, networks=())
     machine.vm = machine.store.save(
-        machine.vm.evolve(
-            spec=spec, booted=None, state=VmState.STOPPED, machine_types={"q35": "pc-q35-7.2"}
-        )
+        machine.vm.evolve(spec=spec, booted=None, state=VmState.STOPPED)
     )
     yield machine
     companions.end_companions(machine.vm)
@@ -380,7 +416,7 @@ def test_companions_of_a_machine_that_runs_are_left_alone_by_a_start(machine, mo
     try:
         monkeypatch.setattr(QemuBackend, "_is_alive", lambda *dummy: False)  # it came up since
         with pytest.raises(InvalidState, match="already works"):
-            machine.backend.start(with_one.evolve(machine_types={"q35": "pc-q35-7.2"}))
+            machine.backend.start(with_one)
         assert tpm.poll() is None
     finally:
         tpm.kill()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._core.disks import SYSTEM_DISK
 from .._core.errors import (
@@ -51,7 +51,7 @@ from .freezing import check_freeze
 from .host_check import check_host, qemu_binary
 from .hotplug import MEMORY_STEP, Hotplugger, finish_start
 from .identity import find_process
-from .kernel_boot import pin_machine_type
+from .kernel_boot import exact_types
 from .ladder import end_process
 from .launcher import Launched, launch, opened
 from .monitor import LOOK, expect_state, open_monitor, vnc_address, vnc_endpoint
@@ -97,7 +97,7 @@ class QemuBackend:
 
     def check(self, spec: VmSpec, found: VmHandle | None) -> None:
         """Raise what would hinder this host from making or running such a machine."""
-        preparation.refuse_unknown_disk(spec.name, found, self._store)
+        preparation.refuse_wrong_record(spec.name, found, self._store)
         check_host(spec, found, self._store.data_dir)
         check_freeze(spec, found, self._store)
 
@@ -146,7 +146,6 @@ class QemuBackend:
         before = preparation.ensure_seed(before, self._store)
         check_firmware(before.spec, before)
         before = make_nvram(before, self._store)  # unless its preparation was cut off, it is there
-        before = pin_machine_type(before, qemu_binary())
         accelerator = choose_accelerator(before.spec.accelerator or "auto")
         vm = self._store.save(
             before.evolve(
@@ -159,7 +158,7 @@ class QemuBackend:
         )
         try:
             launched = self._launch(vm, accelerator)
-            vnc = self._await_greeting(vm, launched)
+            told = self._await_greeting(vm, launched)
         except VmError:
             self._store.save(before)
             if before.booted is None and preparation.lost_port(before):
@@ -168,7 +167,7 @@ class QemuBackend:
                 )  # somebody was faster; a machine that never ran may take another port
             raise
         launched.let_go()
-        return self._store.save(vm.evolve(state=VmState.RUNNING, pid=launched.pid, vnc_addr=vnc))
+        return self._store.save(vm.evolve(state=VmState.RUNNING, pid=launched.pid, **told))
 
     def stop(self, vm: VmHandle, timeout: float) -> VmHandle:
         """Press the power button, wait, then end the process with ever more force; say what was needed."""
@@ -242,7 +241,7 @@ class QemuBackend:
             found = wait_for_address(vm.handle, vm.plugged, deadline, process.fd)
         return replace(vm, addresses=found)
 
-    def observe(self, vm: VmHandle) -> Vm:
+    def observe(self, vm: VmHandle, started: bool = False) -> Vm:
         """Return the record together with what the kernel and QEMU's monitor say."""
         try:
             process = find_process(vm.work_dir)
@@ -253,7 +252,7 @@ class QemuBackend:
             unstarted = vm.state in (VmState.PREPARING, VmState.PREPARED)
             return Vm(vm, vm.state if unstarted else VmState.STOPPED)
         with process:
-            live = self._ask(self._live(vm, process.pid))
+            live = self._ask(self._live(vm, process.pid), started)
             # A guest that stands still answers nobody on the link.
             awake = live.state is VmState.RUNNING
             asked = [card for card in live.plugged if awake or card.type == "user"]
@@ -265,17 +264,20 @@ class QemuBackend:
         running = Vm(vm, VmState.RUNNING, pid=pid, console=console, warnings=warnings)
         return replace(running, hotplug=self.features.hotplug)
 
-    def _ask(self, live: Vm) -> Vm:
+    def _ask(self, live: Vm, started: bool = False) -> Vm:
         name = live.handle.name
         try:
             with open_monitor(live.handle) as qmp:
                 run_state = qmp.execute("query-status", timeout=LOOK)["status"]
                 vnc = vnc_endpoint(live.handle, qmp)
-                facts = read_facts(qmp, LOOK)
+                facts = read_facts(qmp, LOOK, started)
+                types = exact_types(live.handle, qmp)
         except (QmpConnectFailed, QmpCommandFailed) as exc:
             uncertain = f"The state of the VM '{name}' is uncertain: {exc}"
             return replace(live, warnings=(*live.warnings, uncertain))
         live = replace(live, state=state_of(run_state), run_state=run_state, vnc=vnc, facts=facts)
+        if types != live.handle.machine_types:  # the start was cut off before it could record them
+            live = replace(live, unrecorded={"machine_types": types})
         if run_state in RUN_STATES:
             return live
         unknown = f"QEMU says that the VM '{name}' is in the state '{run_state}', which is not known here."
@@ -312,13 +314,15 @@ class QemuBackend:
             more = [*tap_fds, *folders.values(), *([] if tpm is None else [tpm])]
             return launch(build_argv(vm, settings), openings, more)
 
-    def _await_greeting(self, vm: VmHandle, launched: Launched) -> str | None:
+    def _await_greeting(self, vm: VmHandle, launched: Launched) -> Mapping[str, Any]:
+        """Return what the record gets to know from the monitor."""
         socket = os.path.join(vm.work_dir, QMP_SOCKET)
         try:
             with ended_on_failure(vm, launched.end), Qmp.connect(socket, _GREETING) as qmp:
                 expect_state(vm, qmp, VmState.RUNNING)
                 finish_start(vm, qmp)
-                return vnc_address(qmp) if vm.spec.vnc else None
+                vnc = vnc_address(qmp) if vm.spec.vnc else None
+                return {"vnc_addr": vnc, "machine_types": exact_types(vm, qmp)}
         except (QmpConnectFailed, QmpCommandFailed) as exc:
             raise launched.failure(str(exc)) from exc
         except VmError:

@@ -26,6 +26,14 @@ _DRIVERS: Mapping[str, str] = {
     "sata": "ide-hd",
 }
 _ON_PCI = ("virtio-blk", "nvme")
+_LIMITS: Mapping[str, str] = {  # what users say, and QEMU's word for it
+    "iops": "iops",
+    "iops_read": "iops_rd",
+    "iops_write": "iops_wr",
+    "bps": "bps",
+    "bps_read": "bps_rd",
+    "bps_write": "bps_wr",
+}
 SCSI = "scsi0"  # the controller of disks on virtio-scsi
 CDROM = "cdrom"
 MEDIA = (
@@ -144,16 +152,16 @@ def medium_node(path: str, name: str = MEDIA[0]) -> Node:
 
 def throttle(disk: Disk, machine: str | None) -> dict[str, Any]:
     """Return the arguments of ``block_set_io_throttle`` for a disk of a type of machine; 0 means no limit."""
-    limits = disk.limits
     device = device_id(disk.name)
     # On PCI, a virtio-blk device is a shell around the one that has the disk.
     shell = disk.bus in (None, "virtio-blk") and machine != MICROVM
     return {
         "id": f"/machine/peripheral/{device}/virtio-backend" if shell else device,
-        "bps": limits["bps"],
-        "bps_rd": limits["bps_read"],
-        "bps_wr": limits["bps_write"],
-        "iops": limits["iops"],
-        "iops_rd": limits["iops_read"],
-        "iops_wr": limits["iops_write"],
+        "group": device,  # else a disk that somebody put into a group would share what is said here with its others
+        **{_LIMITS[name]: value for name, value in disk.limits.items()},
     }
+
+
+def limits_of(inserted: Mapping[str, Any]) -> dict[str, int]:
+    """Return the limits of a disk, 0 meaning none, from what ``query-block`` says is in its device."""
+    return {name: inserted.get(word, 0) for name, word in _LIMITS.items()}

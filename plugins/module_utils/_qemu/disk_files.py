@@ -14,14 +14,17 @@ from dataclasses import replace
 from .._core.disks import SYSTEM_DISK, Disk, DiskRecord
 from .._core.errors import BadRecord, ImageNotFound, InvalidSpec
 from .._core.handle import VmHandle
-from .._core.layout import data_disk
+from .._core.layout import data_disk, is_file_of_disk, is_over_layer
 from .._core.sizes import MAX_DISK, show_size
 from .._core.spec import VmSpec
+from .._core.state import VmState
 from .._host.files import doing
 from .._host.store import Store
+from .._image.adoption import refuse_unlike, unknown
 from .._image.content import opened
-from .._image.inspect import inspect_image, unreadable
+from .._image.inspect import Image, inspect_image, unreadable
 from .._image.overlay import create_disk, create_overlay, grow_disk_file
+from .._image.own_disk import look_at_disk
 from .._image.qcow2 import parse_header
 from .._image.recognise import SECTOR
 from .._image.source import parse_source
@@ -48,18 +51,9 @@ def check_disks(spec: VmSpec, found: VmHandle | None) -> None:
                 _refuse_huge(option, disk.size, record.format)
             continue
         _refuse_huge(option, disk.size, disk.format)
-        if disk.image is not None:
-            image = inspect_image(_path(disk, option), None)
-            if disk.size is not None and disk.size < image.virtual_size:
-                raise InvalidSpec(
-                    f"{option}.size: {show_size(disk.size)} is smaller than the image, which needs "
-                    f"{show_size(image.virtual_size)}.",
-                    option=f"{option}.size",
-                )
-        elif disk.size is None:
-            raise InvalidSpec(
-                f"{option}.size: a new disk needs a size or an image.", option=f"{option}.size"
-            )
+        planned = _planned(disk, "" if found is None else found.work_dir, option)
+        if found is not None:
+            _is_there(planned, disk.name, found, option)
 
 
 def _refuse_huge(option: str, size: int | None, form: str | None) -> None:
@@ -95,7 +89,7 @@ def make_disks(vm: VmHandle, store: Store) -> VmHandle:
     """Make the files of disks that have none yet. The record names each before a machine can use it."""
     for disk in vm.spec.disks or ():
         if disk.name != SYSTEM_DISK and disk.name not in vm.disks:
-            record = _make(vm, disk, f"disks ({disk.name})")
+            record = _make(vm, disk)
             vm = store.save(vm.evolve(disks={**vm.disks, disk.name: record}))
     return vm
 
@@ -125,18 +119,52 @@ def discard_disks(vm: VmHandle, names: Sequence[str], store: Store) -> VmHandle:
     return store.save(vm.evolve(disks={n: r for n, r in vm.disks.items() if n not in names}))
 
 
-def _make(vm: VmHandle, disk: Disk, option: str) -> DiskRecord:
+def _make(vm: VmHandle, disk: Disk) -> DiskRecord:
+    option = f"disks ({disk.name})"
+    record = _planned(disk, vm.work_dir, option)
+    if _is_there(record, disk.name, vm, option):
+        return record
+    if record.base_image is None:
+        create_disk(record.path, record.format, record.size)
+    else:
+        image = Image(record.base_image, record.base_format or "raw", record.size)
+        create_overlay(record.path, image, record.size)
+    return record
+
+
+def _planned(disk: Disk, folder: str, option: str) -> DiskRecord:
+    """Return the record of a disk that is yet to be made; raise ``InvalidSpec`` if it cannot be."""
     form = disk.format or "qcow2"
-    path = os.path.join(vm.work_dir, data_disk(disk.name, form))
+    path = os.path.join(folder, data_disk(disk.name, form))
     if disk.image is None:
         if disk.size is None:
-            raise InvalidSpec(f"{option}.size: a new disk needs a size or an image.", option=option)
-        create_disk(path, form, disk.size)
+            raise InvalidSpec(
+                f"{option}.size: a new disk needs a size or an image.", option=f"{option}.size"
+            )
         return DiskRecord(path, form, disk.size)
     image = inspect_image(_path(disk, option), None)
     size = disk.size or image.virtual_size
-    create_overlay(path, image, size)
+    if size < image.virtual_size:
+        raise InvalidSpec(
+            f"{option}.size: {show_size(size)} is smaller than the image, which needs "
+            f"{show_size(image.virtual_size)}.",
+            option=f"{option}.size",
+        )
     return DiskRecord(path, "qcow2", size, image.path, image.format)
+
+
+def _is_there(planned: DiskRecord, name: str, vm: VmHandle, option: str) -> bool:
+    """Tell whether the file of a disk that is not recorded is there already; raise ``BadRecord`` if it is another one."""
+    if vm.state is VmState.PREPARING:
+        return False  # it never ran: what a killed run has left holds nothing, and may have another size
+    with doing(f"list {vm.work_dir}"):
+        files = [file for file in sorted(os.listdir(vm.work_dir)) if is_file_of_disk(file, name)]
+    for path in (os.path.join(vm.work_dir, file) for file in files):
+        if path == planned.path:
+            refuse_unlike(option, planned)
+        elif not is_over_layer(os.path.basename(path)) or not look_at_disk(path).is_blank:
+            raise unknown(option, path, f"it is called otherwise than {planned.path}")
+    return os.path.basename(planned.path) in files
 
 
 def _path(disk: Disk, option: str) -> str:

@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .._core.live import LiveFacts
 from .argv import card_id
-from .blocks import CDROM, SCSI, device_id
+from .blocks import CDROM, SCSI, device_id, limits_of
 from .ports import PORT_NAMES, PORTS, ROOT_BUS
 from .qmp import Qmp
 
@@ -18,27 +19,34 @@ _MIB = 1024 * 1024
 _DISK, _CARD = device_id(""), card_id("")
 
 
-def read_facts(qmp: Qmp, timeout: float) -> LiveFacts:
-    """Ask for virtual CPUs, memory, disks, cards and the medium; ``timeout`` is in seconds for each question."""
-    memory = qmp.execute("query-memory-size-summary", timeout=timeout)
-    disks, medium = {}, None
+def read_facts(qmp: Qmp, timeout: float, started: bool = False) -> LiveFacts:
+    """Ask for virtual CPUs, memory, disks, cards and the medium; ``timeout`` is in seconds for each question.
+
+    A machine that was ``started`` just now is asked for its disks only: their files may have become larger before.
+    """
+    disks, limits, medium = {}, {}, None
     for drive in qmp.execute("query-block", timeout=timeout):
         owner = drive.get("qdev", "").removesuffix("/virtio-backend").rpartition("/")[2]
         inserted = drive.get("inserted")
         if owner.startswith(_DISK) and inserted is not None:
-            disks[owner.removeprefix(_DISK)] = inserted["image"]["virtual-size"]
+            name = owner.removeprefix(_DISK)
+            disks[name] = inserted["image"]["virtual-size"]
+            limits[name] = limits_of(inserted)
         elif owner == CDROM:
             # A drive that stands open shows the guest nothing, whatever lies in it.
             shut = inserted is not None and not drive.get("tray_open", False)
             medium = inserted["file"] if shut else ""
+    facts = LiveFacts(disks=disks, cdrom=medium, limits=limits)
+    if started:
+        return facts
+    memory = qmp.execute("query-memory-size-summary", timeout=timeout)
     rows = qmp.execute("qom-list", {"path": "/machine/peripheral"}, timeout=timeout)
     devices = [row["name"] for row in rows]
-    return LiveFacts(
+    return replace(
+        facts,
         vcpus=len(qmp.execute("query-cpus-fast", timeout=timeout)),
         memory_mib=(memory["base-memory"] + memory.get("plugged-memory", 0)) // _MIB,
-        disks=disks,
         networks=_named(devices, _CARD),
-        cdrom=medium,
         **_slots(qmp, devices, timeout),
     )
 

@@ -16,14 +16,18 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from .._core.disks import DiskRecord
 from .._core.errors import BadRecord, CommandFailed, FirmwareMissing, OverlayFailed
 from .._core.firmware import FirmwareRecord, firmware_key
 from .._core.handle import VmHandle
 from .._core.layout import NVRAM, SECURE_NVRAM
 from .._core.spec import VmSpec
+from .._core.state import VmState
 from .._host.commands import run
 from .._host.files import doing, replacing
 from .._host.store import Store
+from .._image.adoption import refuse_unlike
+from .._image.inspect import inspect_image
 
 # A file of a later folder hides one of the same name in an earlier one; an empty file hides it, too.
 FOLDERS = ("/usr/share/qemu/firmware", "/etc/qemu/firmware")
@@ -56,7 +60,9 @@ def check_firmware(spec: VmSpec, found: VmHandle | None) -> None:
         return
     record = None if found is None else found.firmware.get(firmware_key(spec.secure_boot))
     if found is None or record is None:
-        find_firmware(spec.machine, bool(spec.secure_boot))
+        firmware = find_firmware(spec.machine, bool(spec.secure_boot))
+        if found is not None:
+            _has_variables(found, _nvram(found, spec), firmware)
         return
     if not os.path.isfile(record.code):
         raise FirmwareMissing(
@@ -78,8 +84,18 @@ def make_nvram(vm: VmHandle, store: Store) -> VmHandle:
     if vm.spec.firmware != "uefi" or key in vm.firmware:
         return vm
     firmware = find_firmware(vm.spec.machine, bool(vm.spec.secure_boot))
-    name = SECURE_NVRAM if vm.spec.secure_boot else NVRAM
-    nvram = os.path.join(vm.work_dir, name)
+    nvram = _nvram(vm, vm.spec)
+    if not _has_variables(vm, nvram, firmware):
+        _copy_template(firmware, nvram)
+    record = FirmwareRecord(firmware.code, firmware.code_format, os.path.basename(nvram))
+    return store.save(vm.evolve(firmware={**vm.firmware, key: record}))
+
+
+def _nvram(vm: VmHandle, spec: VmSpec) -> str:
+    return os.path.join(vm.work_dir, SECURE_NVRAM if spec.secure_boot else NVRAM)
+
+
+def _copy_template(firmware: Firmware, nvram: str) -> None:
     with doing(f"make {nvram}"), replacing(nvram) as part:
         try:
             # In a format that takes part in snapshots.
@@ -87,8 +103,15 @@ def make_nvram(vm: VmHandle, store: Store) -> VmHandle:
             run(["qemu-img", "convert", "-f", form, "-O", "qcow2", firmware.template, part])
         except CommandFailed as exc:
             raise OverlayFailed(f"The file {nvram} could not be made: {exc}") from exc
-    record = FirmwareRecord(firmware.code, firmware.code_format, name)
-    return store.save(vm.evolve(firmware={**vm.firmware, key: record}))
+
+
+def _has_variables(vm: VmHandle, nvram: str, firmware: Firmware) -> bool:
+    """Tell whether variables that are not recorded are there already; raise ``BadRecord`` if they are for another firmware."""
+    if vm.state is VmState.PREPARING or not os.path.lexists(nvram):
+        return False  # what never ran has written none
+    size = inspect_image(firmware.template, firmware.template_format).virtual_size
+    refuse_unlike("firmware", DiskRecord(nvram, "qcow2", size))
+    return True
 
 
 def find_firmware(

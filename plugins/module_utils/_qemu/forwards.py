@@ -13,10 +13,8 @@ from .._core.errors import PortUnavailable, VmError
 from .._core.handle import VmHandle
 from .._core.networks import PortForward
 from .._core.spec import VmSpec
-from .._host.ports import LOOPBACK, obstacle
+from .._host.ports import obstacle
 from .._host.store import Store
-
-_EVERYWHERE = "0.0.0.0"
 
 
 def check_forwards(spec: VmSpec, found: VmHandle | None, running: bool, store: Store) -> None:
@@ -48,9 +46,9 @@ def _ports(spec: VmSpec) -> Iterator[tuple[str, int]]:
 
 
 def _is_for_ssh(forward: PortForward, spec: VmSpec, found: VmHandle | None) -> bool:
-    if found is None or not spec.has_user_network or forward.protocol != "tcp":
+    if found is None or not spec.has_user_network:
         return False
-    return forward.host == found.ssh_host_port and forward.host_address in (LOOPBACK, _EVERYWHERE)
+    return forward.is_local and forward.host == found.ssh_host_port
 
 
 def _unavailable(

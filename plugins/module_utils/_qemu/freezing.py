@@ -141,5 +141,6 @@ def _tidy(vm: VmHandle) -> None:
         for path in (os.path.join(vm.work_dir, file) for file in files):
             found = os.lstat(path)
             is_layer = any(os.path.samestat(found, layer) for layer in sealed)
-            if is_layer or is_over_layer(os.path.basename(path)):
+            # An empty one was made and never used. What a guest wrote to is left alone: the record may be an old one.
+            if is_layer or (is_over_layer(os.path.basename(path)) and look_at_disk(path).is_blank):
                 drop(path)

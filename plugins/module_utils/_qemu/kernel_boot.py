@@ -2,16 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The kernel, initrd and exact machine type that a machine boots with, looked at on the host."""
+"""The kernel and initrd that a machine boots with, and the exact type of the machine that they find."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from .._core.errors import FileMissing
 from .._core.handle import VmHandle
 from .._core.spec import VmSpec
-from .._host.commands import run
+from .monitor import LOOK
+from .qmp import Qmp
 
 
 def check_kernel(spec: VmSpec) -> None:
@@ -22,22 +24,14 @@ def check_kernel(spec: VmSpec) -> None:
             raise FileMissing(f"{option}: there is no file {path} that can be read.", option=option)
 
 
-def pin_machine_type(vm: VmHandle, binary: str) -> VmHandle:
-    """Return the record with the exact machine type that the task's word for it means on this host now.
+def exact_types(vm: VmHandle, qmp: Qmp) -> Mapping[str, str]:
+    """Return the exact machine types that are recorded, by the word that the task has for each, and that of the running machine.
 
     What was recorded once stays, so that a newer QEMU gives the guest the hardware that it knows.
     """
-    asked = vm.spec.machine
-    if asked is None or asked in vm.machine_types:
-        return vm
-    exact = alias_target(run([binary, "-machine", "help"]).stdout, asked)
-    return vm.evolve(machine_types={**vm.machine_types, asked: exact or asked})
-
-
-def alias_target(listed: str, asked: str) -> str | None:
-    """Return what ``asked`` is another name for, in the list of machine types that QEMU prints; ``None`` if for nothing."""
-    for line in listed.splitlines():
-        name, dummy, description = line.partition(" ")
-        if name == asked and "(alias of " in description:
-            return description.partition("(alias of ")[2].partition(")")[0]
-    return None
+    word = (vm.booted or vm.spec).machine
+    if word is None or word in vm.machine_types:
+        return vm.machine_types
+    query = {"path": "/machine", "property": "type"}
+    name: str = qmp.execute("qom-get", query, timeout=LOOK)
+    return {**vm.machine_types, word: name.removesuffix("-machine")}

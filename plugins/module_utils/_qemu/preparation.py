@@ -13,7 +13,14 @@ from dataclasses import replace
 from .._core.cloud_init import next_instance
 from .._core.errors import BadRecord, PortUnavailable
 from .._core.handle import VmHandle
-from .._core.layout import CONSOLE_SOCKET, KNOWN_HOSTS, OVERLAY, QMP_SOCKET, is_system_disk
+from .._core.layout import (
+    ALIVE_LOCK,
+    CONSOLE_SOCKET,
+    KNOWN_HOSTS,
+    OVERLAY,
+    QMP_SOCKET,
+    is_guests,
+)
 from .._core.spec import PortRange, VmSpec
 from .._core.state import VmState
 from .._guest.identity import choose_port, complete_macs, new_id
@@ -89,20 +96,34 @@ def lost_port(handle: VmHandle) -> bool:
     return port is not None and handle.spec.has_user_network and not is_free(port)
 
 
-def refuse_unknown_disk(name: str, found: VmHandle | None, store: Store) -> None:
-    """Raise ``BadRecord`` if a new machine's folder holds a disk already: its record is lost, its data may matter."""
+def refuse_wrong_record(name: str, found: VmHandle | None, store: Store) -> None:
+    """Raise ``BadRecord`` if what a guest wrote would be written over because a record is lost, or an old one."""
+    if found is None:
+        _refuse_lost_record(name, store)
+    elif found.state is VmState.PREPARING:
+        alive = os.path.join(found.work_dir, ALIVE_LOCK)
+        if os.path.lexists(alive):
+            raise BadRecord(
+                f"The record of the VM '{found.name}' says that it was never complete, but {alive} says that it has "
+                "run: the record is an old one.",
+                "Restore a newer vm.json. To make the machine anew, without what its guest wrote, remove it first.",
+                path=alive,
+            )
+
+
+def _refuse_lost_record(name: str, store: Store) -> None:
     folder = store.work_dir(name)
-    if found is not None or not os.path.isdir(folder):
+    if not os.path.isdir(folder):
         return
     with doing(f"list {folder}"):
-        disks = sorted(filter(is_system_disk, os.listdir(folder)))
+        written = sorted(filter(is_guests, os.listdir(folder)))
     # Asked in this order, a machine that another task makes meanwhile is not taken for a lost one.
-    if disks and store.load(name) is None:
-        disk = os.path.join(folder, disks[0])
+    if written and store.load(name) is None:
+        path = os.path.join(folder, written[0])
         raise BadRecord(
-            f"There is no record of a VM '{name}', but its disk {disk} is there.",
-            "Move the disk away to keep it, or restore the record vm.json beside it.",
-            path=disk,
+            f"There is no record of a VM '{name}', but what a guest wrote is there: {path}.",
+            "Move it away to keep it, or restore the record vm.json beside it.",
+            path=path,
         )
 
 
@@ -124,7 +145,7 @@ def reserve(handle: VmHandle, store: Store) -> VmHandle:
         handle = complete_macs(handle, [other for other in others if other.name != handle.name])
         if handle.spec.has_user_network and handle.ssh_host_port is None:
             ports = handle.spec.ssh_port_range or PortRange()
-            handle = handle.evolve(ssh_host_port=choose_port(handle.name, ports, others))
+            handle = handle.evolve(ssh_host_port=choose_port(handle, ports, others))
         return store.save(handle)
 
 
