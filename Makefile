@@ -51,6 +51,7 @@ bench: ## Measure the life cycle of machines, the inventory and downloads (BENCH
 	$(VENV) runtime
 	$(HOST) run
 	$(RUN) python tests/benchmarks/lifecycle.py $(BENCH_ARGS)
+	$(RUN) python tests/benchmarks/fleet.py $(BENCH_ARGS)
 	$(RUN) python tests/benchmarks/inventory.py $(BENCH_ARGS)
 	$(RUN) python tests/benchmarks/images.py $(BENCH_ARGS)
 

@@ -43,6 +43,7 @@ LONGEST_FIRST = (
     "test_lifecycle.py",
     "test_propolis_lifecycle.py",
     "test_inventory_many.py",
+    "test_fleet_real.py",
     "test_quickstart.py",
     "test_inventory.py",
     "test_networks.py",

@@ -11,7 +11,7 @@ from typing import Any
 
 from ansible.plugins.action.normal import ActionModule as Normal
 
-from ..plugin_utils._progress import progress_shown
+from ..plugin_utils._progress import may_be_fetched, progress_shown
 
 
 class ActionModule(Normal):
@@ -21,7 +21,6 @@ class ActionModule(Normal):
         self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """Run the module."""
-        image = self._task.args.get("image")
-        is_far = isinstance(image, str) and image[:1] not in ("", "/", "~", "$")
+        is_far = may_be_fetched(self._task.args)
         with progress_shown(self, task_vars) if is_far else contextlib.nullcontext():
             return super().run(tmp, task_vars)

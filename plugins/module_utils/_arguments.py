@@ -119,7 +119,7 @@ VM: Spec = {
     "disk_size": {"type": "str"},
     "networks": {"type": "list", "elements": "dict", "options": _NETWORK},
     "ssh_port_range": {"type": "str"},
-    "ip_version": {"type": "int", "choices": [4, 6]},
+    "ip_version": {"type": "int", "choices": [0, 4, 6]},
     "ip_range": {"type": "list", "elements": "str"},
     "lease_files": {"type": "list", "elements": "path"},
     "cloud_init": {"type": "dict", "options": _CLOUD_INIT, "no_log": True},
@@ -156,6 +156,13 @@ VM: Spec = {
     "wait_timeout": {"type": "int", "default": 300},
 }
 
+VM_FLEET: Spec = {
+    **HOST,
+    # Anything that a machine can have may be inside, so nothing of it is written to the system's log.
+    "vms": {"type": "list", "elements": "dict", "required": True, "no_log": True},
+    "defaults": {"type": "dict", "no_log": True},
+}
+
 VM_INFO: Spec = {**HOST, "name": {"type": "list", "elements": "str"}}
 
 VM_IMAGE: Spec = {
@@ -172,6 +179,8 @@ VM_IMAGE: Spec = {
         "choices": ["qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc"],
     },
     "target_format": {"type": "str", "choices": ["qcow2", "raw"]},
+    "passphrase": {"type": "str", "no_log": True},
+    "internal_snapshots": {"type": "str", "choices": ["refuse", "drop"], "default": "refuse"},
     "update": {
         "type": "str",
         "choices": ["never", "if_changed", "always"],

@@ -19,6 +19,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from ._core.autostart import Commands, unit_name, unit_text
@@ -165,6 +166,7 @@ def _sweep(folder: str, current: str) -> None:
                     os.unlink(path)
 
 
+@lru_cache(maxsize=1)  # a task may change many machines
 def _archive() -> bytes:
     """Return all modules of this package as a program; the same modules make the same bytes."""
     texts = {"__main__.py": _MAIN.encode()}

@@ -11,14 +11,22 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from ._arguments import VM
 from ._autostart import HostUnits, is_handed_over, refresh_runner
 from ._core.apply import apply_plan
 from ._core.decide import Seen, decide
-from ._core.errors import BadRecord, Busy, InvalidSpec, InvalidState, SshFailed, Unready, VmError
+from ._core.errors import (
+    Busy,
+    InvalidSpec,
+    InvalidState,
+    PortUnavailable,
+    SshFailed,
+    Unready,
+    VmError,
+)
 from ._core.hypervisor import Hypervisor
 from ._core.layout import CONSOLE_LOG
 from ._core.plan import Plan, Power
@@ -26,7 +34,8 @@ from ._core.rename import present_name
 from ._core.spec import VmSpec, check_name, spec_from_params
 from ._core.state import Goal, Verb, VmState
 from ._core.vm import Vm, predict_vm, show_vm
-from ._host.store import Store, default_data_dir
+from ._describe import router_of
+from ._host.store import Store
 from ._image.provide import foresee_image
 from ._image.source import parse_source, refuse_query
 from ._module import Task
@@ -35,11 +44,15 @@ from ._router import RouterHypervisor
 
 def manage_vm(task: Task) -> dict[str, Any]:
     """Bring a machine to what the task asks for."""
-    asked = _read(task.params)
-    router = _router(task.params)
+    asked = read_asked(task.params)
+    router = router_of(task.params)
+    units = HostUnits(router.store)
     if task.check_mode:
-        return _predict(task, router, asked)
-    return _carry_out(task, router, asked, HostUnits(router.store))
+        looked, obstacle = foresee(router, asked, units)
+        if obstacle is not None:
+            task.would_fail(obstacle)
+        return predict(task, looked, will_fetch(looked, router.store))
+    return _carry_out(task, router, asked, units)
 
 
 def at_boot(words: Sequence[str]) -> int:
@@ -63,26 +76,13 @@ def at_boot(words: Sequence[str]) -> int:
         if verb == "stop":
             params["wait_timeout"] = 30  # a part of the time that systemd gives this command
         task = Task(params)
-        result = _carry_out(task, _router(params), _read(params), None)
+        result = _carry_out(task, router_of(params), read_asked(params), None)
     except VmError as exc:
         sys.stderr.write(f"{exc.message} {exc.help}\n")  # read by the journal
         return 1
     said = [f"{name}: {', '.join(result['actions']) or 'nothing to do'}", *task.warnings]
     sys.stdout.write("\n".join((*said, "")))
     return 0
-
-
-def describe_vms(task: Task) -> dict[str, Any]:
-    """Return the machines with the given names, or all; none for a name that no machine has."""
-    _check_path("data_dir", task.params.get("data_dir"))
-    router = _router(task.params)
-    names = task.params.get("name")
-    wanted = (
-        router.store.names()
-        if names is None
-        else [check_name(name) for name in dict.fromkeys(names)]
-    )
-    return {"changed": False, "vms": [show_vm(vm) for vm in _observe_all(task, router, wanted)]}
 
 
 def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
@@ -92,7 +92,6 @@ def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
             raise InvalidSpec(
                 f"{option}: {params[option]} is negative.", "Give seconds from 0 on.", option=option
             )
-    _check_path("data_dir", params.get("data_dir"))
     image = params.get("image")
     spec = spec_from_params(
         {**params, "image": None if image is None else refuse_query(parse_source(image)).text}
@@ -115,11 +114,15 @@ def read_wish(params: Mapping[str, Any]) -> tuple[VmSpec, Power]:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the task asks for."""
+    """What the task asks for.
+
+    ``others`` are the machines that it changes before this one, as they will be then; ``None`` for one that will be gone.
+    """
 
     wish: VmSpec
     power: Power
     new_name: str | None = None
+    others: Mapping[str, Vm | None] = field(default_factory=dict)
 
     @property
     def names(self) -> set[str]:
@@ -127,7 +130,24 @@ class Asked:
         return {self.wish.name, self.new_name or self.wish.name}
 
 
-def _read(params: Mapping[str, Any]) -> Asked:
+class Looked(NamedTuple):
+    """What is to be done, what is there, and what would do it."""
+
+    plan: Plan
+    found: Vm | None
+    hypervisor: Hypervisor
+
+
+class Brought(NamedTuple):
+    """A machine that was brought to its state, with the result, unless there is a guest to wait for."""
+
+    result: dict[str, Any]
+    found: Vm | None
+    hypervisor: Hypervisor
+
+
+def read_asked(params: Mapping[str, Any]) -> Asked:
+    """Read a task's options; raise ``InvalidSpec`` for what makes no sense."""
     wish, power = read_wish(params)
     new_name: str | None = params.get("new_name")
     if new_name in (None, wish.name):
@@ -137,38 +157,21 @@ def _read(params: Mapping[str, Any]) -> Asked:
     return Asked(wish, power, check_name(new_name or "", "new_name"))
 
 
-def _check_path(option: str, path: str | None) -> None:
-    # A module runs in whatever folder the connection begins in: a relative path would mean another file each time.
-    if path == "" and option == "data_dir":
-        return  # as if it were left out, which templates like to say so
-    if path is not None and (not os.path.isabs(path) or "\0" in path):
-        raise InvalidSpec(
-            f"{option}: {path!r} is not an absolute path.",
-            "Give a path that begins with a slash or with ~.",
-            option=option,
-        )
-
-
-def _router(params: Mapping[str, Any]) -> RouterHypervisor:
-    return RouterHypervisor(Store(params.get("data_dir") or default_data_dir()))
-
-
-def _decide(
-    router: RouterHypervisor, asked: Asked, units: HostUnits | None
-) -> tuple[Plan, Vm | None, Hypervisor]:
+def _decide(router: RouterHypervisor, asked: Asked, units: HostUnits | None) -> Looked:
     wish, power = asked.wish, asked.power
     found = router.observe(_present_name(router.store, asked))
     if units is not None and found is not None and found.handle.autostart_unit is not None:
         found = replace(found, unit_intact=units.is_intact(found.handle))
     source = None
     if wish.clone_from and (found is None or found.state is VmState.PREPARING):
-        source = router.observe(wish.clone_from)
+        known = wish.clone_from in asked.others
+        source = asked.others[wish.clone_from] if known else router.observe(wish.clone_from)
     tag = wish.backend or (source.handle.backend if source else None)
     hypervisor = router.pick(tag, found.handle if found else None)
     if asked.new_name is not None:
         wish = replace(wish, name=asked.new_name)
     plan = decide(wish, power, Seen(found, source), hypervisor.tag, hypervisor.features)
-    return plan, found, hypervisor
+    return Looked(plan, found, hypervisor)
 
 
 def _present_name(store: Store, asked: Asked) -> str:
@@ -178,47 +181,60 @@ def _present_name(store: Store, asked: Asked) -> str:
     return present_name((name, new_name), store.load(name), store.load(new_name))
 
 
-def _check(plan: Plan, found: Vm | None, hypervisor: Hypervisor, units: HostUnits | None) -> None:
+def _check(looked: Looked, asked: Asked, units: HostUnits | None) -> None:
+    plan, found, hypervisor = looked
     verbs = {step.verb for step in plan.steps}
     if {Verb.PREPARE, Verb.START, Verb.CHANGE} & verbs:
         hypervisor.check(plan.spec, found.handle if found else None)
     if {Verb.START, Verb.CHANGE} & verbs:
         becomes = plan.spec if Verb.START in verbs else plan.running
-        hypervisor.check_start(becomes or plan.spec, found.handle if found else None)
+        try:
+            hypervisor.check_start(becomes or plan.spec, found.handle if found else None)
+        except PortUnavailable as exc:
+            if exc.details.get("vm") not in asked.others:  # which may have let it go by then
+                raise
     enables = plan.spec.autostart and plan.state is not VmState.DESTROYED
     if Verb.AUTOSTART in verbs and enables and units is not None:
         units.check()
 
 
-def _checked(
+def checked(
     router: RouterHypervisor, asked: Asked, units: HostUnits | None, timeout: float
-) -> tuple[Plan, Vm | None, Hypervisor]:
+) -> Looked:
     """Decide and check without a lock: what another task has changed in between is looked at again.
 
     After ``timeout`` seconds, what was seen counts.
     """
     deadline = time.monotonic() + timeout
     while True:
-        plan, found, hypervisor = _decide(router, asked, units)
+        looked = _decide(router, asked, units)
+        found = looked.found
         try:
-            _check(plan, found, hypervisor, units)
+            _check(looked, asked, units)
         except VmError:
             if found is None or time.monotonic() >= deadline:
                 raise
             if router.store.load(found.handle.name) == found.handle:
                 raise
         else:
-            return plan, found, hypervisor
+            return looked
 
 
-def _predict(task: Task, router: RouterHypervisor, asked: Asked) -> dict[str, Any]:
-    units = HostUnits(router.store)
-    plan, found, hypervisor = _decide(router, asked, units)
+def foresee(
+    router: RouterHypervisor, asked: Asked, units: HostUnits | None
+) -> tuple[Looked, Unready | None]:
+    """Decide and check for check mode: give what an earlier task may bring, if it is missing, as an error to warn of."""
+    looked = _decide(router, asked, units)
     try:
-        _check(plan, found, hypervisor, units)
+        _check(looked, asked, units)
     except Unready as exc:
-        task.would_fail(exc)
-    fetches = _fetches(plan, found, hypervisor, router.store)
+        return looked, exc
+    return looked, None
+
+
+def predict(task: Task, looked: Looked, fetches: bool) -> dict[str, Any]:
+    """Return the result that the task would have."""
+    plan, found, dummy_hypervisor = looked
     return _result(task, plan, found, dict(plan.predicted or {}), fetches)
 
 
@@ -235,45 +251,78 @@ def _locked(store: Store, names: Iterable[str], timeout: float) -> Iterator[list
 def _carry_out(
     task: Task, router: RouterHypervisor, asked: Asked, units: HostUnits | None
 ) -> dict[str, Any]:
+    brought = bring(task, router, asked, units)
+    deadline = time.monotonic() + float(task.params["wait_timeout"])
+    return await_guest(brought, asked.power.wait_for, deadline)
+
+
+def bring(task: Task, router: RouterHypervisor, asked: Asked, units: HostUnits | None) -> Brought:
+    """Look, plan and act; the guest is not waited for."""
     wait_timeout = float(task.params["wait_timeout"])
-    power = asked.power
-    plan, found, hypervisor = _checked(router, asked, units, wait_timeout)
-    fetches = _fetches(plan, found, hypervisor, router.store)
-    if plan.changed or not all(map(router.store.is_settled, asked.names)):
+    looked = checked(router, asked, units, wait_timeout)
+    fetches = will_fetch(looked, router.store)
+    plan, found, hypervisor = looked
+    if plan.changed or not _is_settled(router.store, asked, found):
         names = _touched(asked, plan, found)
         with _locked(router.store, names, wait_timeout) as kept:
-            looked_at = plan.steps
-            plan, found, hypervisor = _decide(router, asked, units)
+            checked_steps = plan.steps
+            looked = plan, found, hypervisor = _decide(router, asked, units)
             if not _touched(asked, plan, found) <= names:
                 raise Busy(
                     f"Another task has just removed the VM '{asked.wish.name}', which would be cloned anew.",
                     "Run the task again.",
                 )
-            if plan.steps != looked_at:
-                _check(plan, found, hypervisor, units)
+            if plan.steps != checked_steps:
+                _check(looked, asked, units)
+            found = _recorded(router.store, found)
             try:
                 outcome = apply_plan(plan, hypervisor, found.handle if found else None, units)
             except VmError as exc:
                 _tell_what_was_done(exc, router, asked, found)
                 raise
-            found = hypervisor.observe(outcome.handle) if outcome.handle else None
+            started = Verb.START in (step.verb for step in plan.steps)
+            found = hypervisor.observe(outcome.handle, started) if outcome.handle else None
             if units is not None:
                 _look_after(task, router.store, plan, found, units)
         task.warnings += [
             f"{path} was not made by this collection and is kept."
             for path in (*kept, *outcome.kept)
         ]
-    _collect_layers(task, router.store, plan, power)
+    _collect_layers(task, router.store, plan, asked.power)
     shown = show_vm(found) if found else predict_vm(plan.spec, hypervisor.tag, plan.state)
-    result = _result(task, plan, found, shown, fetches)
-    if power.wait_for != "running" and found is not None:
-        try:
-            found = _wait_for_guest(hypervisor, found, power.wait_for, wait_timeout)
-        except VmError as exc:
-            exc.result = result
-            raise
-        result["vm"] = show_vm(found)
-    return result
+    return Brought(_result(task, plan, found, shown, fetches), found, hypervisor)
+
+
+def await_guest(brought: Brought, what: str, deadline: float) -> dict[str, Any]:
+    """Wait until the guest has an address, and for its SSH server if that is asked for; return the result as it is then.
+
+    ``what`` is the option wait_for, ``deadline`` a time of ``time.monotonic()``.
+    """
+    result, vm, hypervisor = brought
+    if what == "running" or vm is None:
+        return result
+    try:
+        vm = hypervisor.await_address(vm, deadline)
+        if what == "ssh" and vm.handle.backend != "noop":
+            _wait_for_ssh(vm, deadline)
+        vm = hypervisor.observe(vm.handle)  # more is known by now
+    except VmError as exc:
+        exc.result = result
+        raise
+    return {**result, "vm": show_vm(vm)}
+
+
+def _is_settled(store: Store, asked: Asked, found: Vm | None) -> bool:
+    """Tell whether no other task works on the machine, and no killed one left anything to be finished or taken away."""
+    is_complete = found is None or not found.unrecorded
+    return is_complete and all(map(store.is_settled, asked.names))
+
+
+def _recorded(store: Store, found: Vm | None) -> Vm | None:
+    """Record what a start that was cut off has left open."""
+    if found is None or not found.unrecorded:
+        return found
+    return replace(found, handle=store.save(found.handle.evolve(**found.unrecorded)))
 
 
 def _tell_what_was_done(
@@ -326,8 +375,9 @@ def _look_after(task: Task, store: Store, plan: Plan, found: Vm | None, units: H
         task.warnings += [failure] if failure else []
 
 
-def _fetches(plan: Plan, found: Vm | None, hypervisor: Hypervisor, store: Store) -> bool:
+def will_fetch(looked: Looked, store: Store) -> bool:
     """Tell whether the image is not on this host yet."""
+    plan, found, hypervisor = looked
     makes_disk = found is None or found.state is VmState.PREPARING
     if plan.spec.clone_from or Verb.PREPARE not in (step.verb for step in plan.steps):
         return False
@@ -361,15 +411,6 @@ def _result(
     }
 
 
-def _wait_for_guest(hypervisor: Hypervisor, vm: Vm, what: str, timeout: float) -> Vm:
-    """Wait until the guest has an address, and for its SSH server if that is asked for; return the machine as it is then."""
-    deadline = time.monotonic() + timeout
-    vm = hypervisor.await_address(vm, deadline)
-    if what == "ssh" and vm.handle.backend != "noop":
-        _wait_for_ssh(vm, deadline)
-    return hypervisor.observe(vm.handle)  # more is known by now
-
-
 def _wait_for_ssh(vm: Vm, deadline: float) -> None:
     from ._guest.readiness import wait_for_ssh
     from ._host.files import read_tail
@@ -387,18 +428,3 @@ def _wait_for_ssh(vm: Vm, deadline: float) -> None:
     finally:
         if process is not None:
             os.close(process.fd)
-
-
-def _observe_all(task: Task, router: RouterHypervisor, names: list[str]) -> Iterator[Vm]:
-    for name in names:
-        try:
-            vm = router.observe(name)
-        except BadRecord as exc:
-            task.warnings.append(str(exc))
-            continue
-        except VmError as exc:
-            task.warnings.append(f"The VM '{name}' cannot be looked at: {exc}")
-            continue
-        if vm is not None:
-            task.warnings += vm.warnings
-            yield vm

@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ._core.errors import VmError
+from ._core.errors import InvalidSpec, VmError
 from ._image.source import hide_secrets
 
 if TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
 
 SECRETS = ("user_data", "meta_data", "network_config")
-_HIDDEN = (*SECRETS, "password", "headers")
+_HIDDEN = (*SECRETS, "password", "passphrase", "headers")
+_PUBLIC = ("hostname", "user", "ssh_authorized_keys", "ssh_host_key", "rerun")  # of cloud_init
 
 
 @dataclass
@@ -66,15 +67,71 @@ def run(module: AnsibleModule, act: Callable[[Task], dict[str, Any]]) -> NoRetur
 def hide(params: Any) -> Any:
     """Return options fit to be shown: without secrets, without signatures in URLs, and without what was pasted wrongly."""
     if isinstance(params, Mapping):
-        return {
-            key: "(hidden)" if key in _HIDDEN and value is not None else hide(value)
-            for key, value in params.items()
-        }
+        return {key: _shown(key, value) for key, value in params.items()}
     if isinstance(params, (list, tuple)):
         return [hide(item) for item in params]
     if not isinstance(params, str):
         return params
     return "(hidden)" if "PRIVATE KEY" in params else hide_secrets(params)
+
+
+def _shown(key: Any, value: Any) -> Any:
+    if value is None:
+        return None
+    if key == "cloud_init":
+        if not isinstance(value, Mapping):
+            return "(hidden)"  # nobody has read it yet
+        return {
+            name: hide(item) if name in _PUBLIC or item is None else "(hidden)"
+            for name, item in value.items()
+        }
+    return "(hidden)" if key in _HIDDEN else hide(value)
+
+
+def typed(options: Mapping[str, Any], spec: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return options that are inside another one, at ``place``, as Ansible returns those of a module.
+
+    Only options inside of these get their defaults. Raises ``InvalidSpec`` naming the path of the first that makes no sense.
+    """
+    read = {}
+    for name, value in options.items():
+        path = f"{place}.{name}"
+        if name not in spec:
+            known = ", ".join(sorted(spec))
+            raise InvalidSpec(
+                f"{path}: there is no such option.", f"Possible are {known}.", option=path
+            )
+        read[name] = None if value is None else _typed_value(value, spec[name], path)
+    return read
+
+
+def _typed_value(value: Any, item: Mapping[str, Any], path: str) -> Any:
+    from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+    validator: Any = ArgumentSpecValidator  # it is not typed
+    name = path.rpartition(".")[2]
+    outer = {key: item[key] for key in ("type", "elements", "choices") if key in item}
+    result = validator({name: outer}).validate({name: value})
+    if result.error_messages:
+        raise InvalidSpec(f"{path}: {'; '.join(result.error_messages)}.", option=path)
+    value = result.validated_parameters[name]
+    inner = item.get("options")
+    if inner is None:
+        return value
+    if item["type"] == "dict":
+        return _completed(value, inner, path)
+    return [_completed(part, inner, f"{path}[{index}]") for index, part in enumerate(value)]
+
+
+def _completed(options: Mapping[str, Any], spec: Mapping[str, Any], place: str) -> dict[str, Any]:
+    read = typed(options, spec, place)
+    for name, item in spec.items():
+        if item.get("required") and read.get(name) is None:
+            path = f"{place}.{name}"
+            raise InvalidSpec(f"{path}: this is missing.", option=path)
+        if read.get(name) is None:
+            read[name] = item.get("default")
+    return read
 
 
 def _warn(module: AnsibleModule, task: Task) -> None:

@@ -181,9 +181,9 @@ options:
             default: 127.0.0.1
   ip_version:
     description:
-      - Only addresses of this version count as the guest's, on bridges.
+      - Only addresses of this version count as the guest's, on bridges. With V(0), which is how a new machine is, those of both do.
     type: int
-    choices: [4, 6]
+    choices: [0, 4, 6]
   ip_range:
     description:
       - Only addresses in one of these ranges count as the guest's, on bridges.
@@ -197,7 +197,8 @@ options:
   ssh_port_range:
     description:
       - Range of host ports from which one is reserved for the guest's SSH when the machine is created. A new machine gets V(10022-10122).
-      - The port follows from the machine's name; if it is taken, the next free one is used. The machine keeps it for its life.
+      - The port follows from the machine's name; if it is taken, or forwarded by a machine in the same O(data_dir), the next free one is used.
+        The machine keeps it for its life.
     type: str
   cloud_init:
     description:
@@ -226,7 +227,7 @@ options:
         description: Your own meta-data. A mapping is merged over what would be generated, text is used as it is.
         type: raw
       network_config:
-        description: Network configuration for cloud-init, as a mapping or text.
+        description: Network configuration for cloud-init, as a mapping or text. An empty one is none.
         type: raw
       rerun:
         description:
@@ -246,7 +247,8 @@ options:
     choices: [auto, kvm, tcg]
   cpu:
     description:
-      - CPU model as QEMU names it, such as V(Nehalem) or V(max,-avx2). The default is V(host) with KVM and V(max) with emulation.
+      - CPU model as QEMU names it, such as V(Nehalem) or V(max,-avx2). The default, also with an empty string, is V(host) with KVM and V(max)
+        with emulation.
     type: str
   machine:
     description:
@@ -324,14 +326,15 @@ options:
         description: Whether blocks that the guest gives back become free on the host. The default is V(true).
         type: bool
       serial:
-        description: Serial number for the guest to find it by, at most 20 letters, digits, C(_), C(.) and C(-).
+        description: Serial number for the guest to find it by, at most 20 letters, digits, C(_), C(.) and C(-). An empty string takes it away.
         type: str
       readonly:
         description:
           - Whether the guest may only read it. The default is V(false). Disks on V(sata) cannot be so, and such a disk grows at the machine's next start.
         type: bool
       boot_index:
-        description: Its place among the disks that the firmware tries, the lowest first. That of C(disk0) is 1 unless it is given another.
+        description:
+          - Its place among the disks that the firmware tries, the lowest first. V(-1) takes the place away. That of C(disk0) is 1 unless it is given another.
         type: int
       iops:
         description: The most reads and writes together in a second. V(0) takes the limit away, as with those below.
@@ -372,11 +375,11 @@ options:
     type: str
   vcpus_max:
     description:
-      - Up to so many virtual CPUs are added while the machine runs. If left out, none are.
+      - Up to so many virtual CPUs are added while the machine runs. With V(0), which is how a new machine is, none are.
     type: int
   memory_max:
     description:
-      - Up to so much memory is added while the machine runs, written as O(memory). If left out, none is.
+      - Up to so much memory is added while the machine runs, written as O(memory). With V(0), which is how a new machine is, none is.
       - The guest's kernel keeps tables for the memory that may come, so one with little memory and a large O(memory_max) may run out.
     type: str
   apply:
@@ -384,7 +387,7 @@ options:
       - What a changed option may do to a machine that runs. V(live) changes what can be changed without a restart. V(next_start) touches nothing
         that runs, and leaves all to the next start.
       - V(restart) powers it off and starts it again, once, if something needs that. Without such a need it does the same as V(live).
-      - What somebody else has changed in the running machine is put right in the same way.
+      - What somebody else has changed in the running machine is put right in the same way. Cables are not looked at.
     type: str
     choices: [live, next_start, restart]
     default: live

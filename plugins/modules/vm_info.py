@@ -163,7 +163,7 @@ from typing import NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._arguments import VM_INFO
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._manage import describe_vms
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._describe import describe_vms
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._module import run
 
 

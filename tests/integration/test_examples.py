@@ -31,6 +31,7 @@ import yaml
 from ansible_collections.cloudnebula.hypervisor.plugins.modules import (
     host_info,
     vm,
+    vm_fleet,
     vm_image_info,
     vm_info,
 )
@@ -169,6 +170,7 @@ def on_noop(shell, tmp_path):
         plays = [play for block in blocks for play in as_plays(yaml.safe_load(block))]
         for play in plays:
             play["module_defaults"] = {"cloudnebula.hypervisor.vm": {"backend": "noop"}}
+            run_fleets_on_noop(play)
         hosts = {"hypervisors": yaml.safe_load(LOCALHOST.read_text())["all"]}
         (tmp_path / "work" / "hosts.yml").write_text(yaml.safe_dump(hosts))
         (tmp_path / "work" / "site.yml").write_text(yaml.safe_dump(plays, sort_keys=False))
@@ -180,6 +182,14 @@ def on_noop(shell, tmp_path):
         assert set(names_of(plays)) - set(begun) == set()
 
     return run
+
+
+def run_fleets_on_noop(item: dict) -> None:
+    """Choose the backend noop in all tasks of a play or block that make several machines: defaults of theirs replace ours."""
+    if "cloudnebula.hypervisor.vm_fleet" in item:
+        item["cloudnebula.hypervisor.vm_fleet"].setdefault("defaults", {})["backend"] = "noop"
+    for inner in (*item.get("tasks", ()), *item.get("block", ())):
+        run_fleets_on_noop(inner)
 
 
 def as_plays(content: list[dict]) -> list[dict]:
@@ -203,8 +213,8 @@ def names_of(items: list[dict]) -> list[str]:
 
 @pytest.mark.parametrize(
     "module",
-    [host_info, vm, vm_image_info, vm_info],
-    ids=["host_info", "vm", "vm_image_info", "vm_info"],
+    [host_info, vm, vm_fleet, vm_image_info, vm_info],
+    ids=["host_info", "vm", "vm_fleet", "vm_image_info", "vm_info"],
 )
 def test_examples_of_a_module(on_noop, module):
     on_noop([module.EXAMPLES])
@@ -384,7 +394,7 @@ def test_nothing_is_left_out(record_property):
         kinds = Counter(example.kind for example in examples_of(page) if example.kind != "text")
         counts += Counter({ELSEWHERE[page]: kinds.total()}) if page in ELSEWHERE else kinds
     commands = sum(len(session_in(page)) for page in PAGES)
-    counts["module"] = 5  # that of vm_image in test_images_guide.py
+    counts["module"] = 6  # that of vm_image in test_images_guide.py
 
     told = f"{sum(counts.values())} examples ({commands} commands run): {dict(counts)}"
     record_property("note", told)

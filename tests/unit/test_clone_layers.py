@@ -78,6 +78,11 @@ class Bench:
         paths = tuple(str(self.folder / layer) for layer in names)
         return {"disks": {"data": DiskRecord("", "qcow2", 1, layers=paths, **more)}}
 
+    def file(self, name, content):
+        path = self.folder.parent / "vms" / "web1" / name
+        path.write_bytes(content)
+        return path
+
 
 @pytest.fixture
 def bench(tmp_path):
@@ -204,6 +209,41 @@ def test_nothing_goes_while_nobody_knows_what_a_machine_needs(bench, how):
     assert "web1" in warnings[0]
     assert "none was removed" in warnings[0]
     assert bench.there() == [A, B]
+
+
+OLD_RECORDS = {
+    "what it names has become a layer": ("overlay.qcow2", None, True),
+    "it does not name a disk": ("disk-data.0123456789abcdef.qcow2", bytes(15) + b"\1", True),
+    "no disk that was used": ("disk-data.0123456789abcdef.qcow2", bytes(16), False),
+    "no disk over a layer": ("disk-data.qcow2", bytes(15) + b"\1", False),
+}
+
+
+@pytest.mark.parametrize("case", OLD_RECORDS)
+def test_nothing_goes_while_a_record_seems_to_be_older_than_the_disks(bench, case):
+    """It was restored from a backup: the layers that the machine rests on by now are in no record."""
+    name, table, is_old = OLD_RECORDS[case]
+    bench.make(A)
+    vm = bench.vm("web1")
+    if table is None:
+        bench.store.save(vm.evolve(overlay_path=f"{vm.work_dir}/{name}"))
+    else:
+        bench.file(name, own_disk(table))
+
+    warnings = bench.layers.collect()
+
+    assert ["web1" in warning and name in warning for warning in warnings] == [True] * is_old
+    assert bench.there() == ([A] if is_old else [])
+
+
+def test_a_name_that_a_killed_run_has_left_of_a_layer_hinders_nobody(bench):
+    bench.make(A)
+    bench.vm("web1")
+    disk = bench.file("overlay.0123456789abcdef.qcow2", own_disk(bytes(15) + b"\1"))
+    os.link(disk, bench.folder / B)
+
+    assert bench.layers.collect() == []
+    assert bench.there() == []
 
 
 def test_an_unreadable_record_is_no_matter_where_all_layers_are_needed(bench):

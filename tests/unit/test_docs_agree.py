@@ -31,6 +31,7 @@ from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import FULL_H
 ARGUMENTS = {
     "host_info": _arguments.HOST_INFO,
     "vm": _arguments.VM,
+    "vm_fleet": _arguments.VM_FLEET,
     "vm_image": _arguments.VM_IMAGE,
     "vm_image_info": _arguments.VM_IMAGE_INFO,
     "vm_info": _arguments.VM_INFO,

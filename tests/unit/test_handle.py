@@ -163,6 +163,8 @@ UNREADABLE = {
     "labels is a number": changed(spec__labels=5),
     "booted with labels as a number": changed(booted__labels=5),
     "uefi is null": changed(uefi=None),
+    "disks is a list": changed(disks=["data"]),
+    "firmware is text": changed(firmware="bios"),
 }
 
 

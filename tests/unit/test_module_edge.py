@@ -24,12 +24,14 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.error
     SshFailed,
     VmError,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._describe import describe_vms
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store import Store
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._manage import (
-    describe_vms,
-    manage_vm,
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._manage import manage_vm
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._module import (
+    hide,
+    run,
+    typed,
 )
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._module import hide, run
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._noop.backend import (
     NoopBackend,
 )
@@ -249,12 +251,72 @@ def test_the_echo_of_the_options_says_what_was_hidden(edge):
 
 def test_what_a_server_is_shown_is_hidden_in_the_echo():
     shown = {"username": "me", "headers": None, "image": "https://example.org/a?key=s"}
-    hidden = {"headers": {"Private-Token": "s"}, "password": "s"}
+    hidden = {"headers": {"Private-Token": "s"}, "password": "s", "passphrase": "s"}
 
     assert hide({"a": shown, "b": [hidden]}) == {
         "a": {**shown, "image": "https://example.org/a?..."},
-        "b": [{"headers": "(hidden)", "password": "(hidden)"}],
+        "b": [dict.fromkeys(hidden, "(hidden)")],
     }
+
+
+def test_cloud_init_that_nobody_has_read_yet_is_echoed_without_what_may_be_secret():
+    typed_wrongly = {"user": "admin", "user_dta": {"password": "s"}, "meta_data": None}
+    shown = {"user": "admin", "user_dta": "(hidden)", "meta_data": None}
+
+    assert hide({"vms": [{"cloud_init": typed_wrongly}]}) == {"vms": [{"cloud_init": shown}]}
+    assert hide({"cloud_init": '{"user_data": "s"}'}) == {"cloud_init": "(hidden)"}
+    assert hide({"cloud_init": None}) == {"cloud_init": None}
+
+
+TYPED = [
+    ({"vcpus": "2", "vnc": "yes", "memory": 512}, {"vcpus": 2, "vnc": True, "memory": "512"}),
+    ({"vcpus": None}, {"vcpus": None}),
+    ({"labels": '{"a": "b"}'}, {"labels": {"a": "b"}}),
+    ({"ip_range": "10.0.0.0/8,fd00::/8"}, {"ip_range": ["10.0.0.0/8", "fd00::/8"]}),
+]
+
+
+@pytest.mark.parametrize(("given", "read"), TYPED)
+def test_options_inside_another_one_are_read_as_those_of_a_module(given, read):
+    assert typed(given, VM, "vms[0]") == read
+
+
+def test_options_that_are_left_out_inside_have_their_defaults():
+    forward = {"host": "8080", "guest": 80, "protocol": None}
+
+    (network,) = typed({"networks": [{"port_forwards": [forward]}]}, VM, "x")["networks"]
+
+    assert (network["type"], network["connected"], network["mac"]) == ("user", True, None)
+    whole = {"host": 8080, "guest": 80, "protocol": "tcp", "host_address": "127.0.0.1"}
+    assert network["port_forwards"] == [whole]
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ({"memry": "1GiB"}, "x.memry"),
+        ({1: 2}, "x.1"),
+        ({"vcpus": "many"}, "x.vcpus"),
+        ({"state": "up"}, "x.state"),
+        ({"networks": "lan"}, "x.networks"),
+        ({"networks": [None]}, "x.networks"),
+        ({"networks": [{}, {"type": "lan"}]}, "x.networks[1].type"),
+        ({"networks": [{"port_forwards": [{"host": 1}]}]}, "x.networks[0].port_forwards[0].guest"),
+        ({"cloud_init": "hush"}, "x.cloud_init"),
+        ({"cloud_init": {"user_dta": "hush"}}, "x.cloud_init.user_dta"),
+        (
+            {"cloud_init": {"ssh_authorized_keys": {"a": "hush"}}},
+            "x.cloud_init.ssh_authorized_keys",
+        ),
+    ],
+)
+def test_a_wrong_option_inside_another_one_is_named_by_its_path(given, path):
+    with pytest.raises(InvalidSpec) as raised:
+        typed(given, VM, "x")
+
+    assert raised.value.details == {"option": path}
+    assert raised.value.message.startswith(f"{path}: ")
+    assert "hush" not in raised.value.message
 
 
 @pytest.mark.parametrize(

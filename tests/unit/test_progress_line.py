@@ -21,6 +21,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.plugin_utils._progress i
     Meter,
     _watch,
     clock,
+    may_be_fetched,
     size,
 )
 
@@ -62,6 +63,24 @@ def test_line_is_read_as_it_was_written(sample):
 )
 def test_other_lines_are_not_believed(line):
     assert parse(line) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"image": "debian-12"}, True),
+        ({"image": "https://example.org/a.qcow2"}, True),
+        ({"image": "/srv/a.qcow2"}, False),
+        ({"image": "~/a.qcow2"}, False),
+        ({"image": ""}, False),
+        ({"image": None}, False),
+        ({}, False),
+        (None, False),
+        ("image=debian-12", False),
+    ],
+)
+def test_progress_is_shown_where_an_image_may_be_fetched(options, expected):
+    assert may_be_fetched(options) is expected
 
 
 def test_file_lives_as_long_as_the_work(tmp_path):

@@ -92,6 +92,12 @@ def test_text_is_kept_byte_for_byte(text, data):
     assert seed_files(CloudInit(user_data=text), "web1", "i-1", None)["user-data"] == data
 
 
+def test_an_empty_document_is_none():
+    empty = CloudInit(user_data={}, meta_data={}, network_config={})
+
+    assert seed_files(empty, "web1", "i-1", None) == seed_files(CloudInit(), "web1", "i-1", None)
+
+
 def test_order_of_the_wish_does_not_matter():
     one = CloudInit(user_data={"packages": ["a"], "apt": {"x": 1, "y": 2}})
     two = CloudInit(user_data={"apt": {"y": 2, "x": 1}, "packages": ["a"]})

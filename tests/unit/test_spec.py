@@ -122,6 +122,9 @@ BAD = [
     ({"vcpus": 0}, VCPUS, "vcpus"),
     ({"vcpus": -1}, VCPUS, "vcpus"),
     ({"vcpus": 1025}, VCPUS, "vcpus"),
+    ({"vcpus_max": -1}, VCPUS, "vcpus_max"),
+    ({"memory_max": "-1"}, MEMORY, "memory_max"),
+    ({"memory_max": "1KiB"}, MEMORY, "memory_max"),
     *(
         ({"memory": value}, MEMORY, "memory")
         for value in ("", "0", "-5", "2 bananas", "1.0001MiB", "1.5", "1KiB", "1025KiB", "9" * 400)
@@ -146,7 +149,7 @@ BAD = [
     ({"labels": {"a": {"b": 1}}}, INVALID, "labels.a"),
     ({"labels": {"ok": 1, "a": [1]}}, INVALID, "labels.a"),
     ({"labels": {"a": None}}, INVALID, "labels.a"),
-    *(({"cpu": value}, INVALID, "cpu") for value in ("", "a b", "-max", "max\n", "é", "a;b")),
+    *(({"cpu": value}, INVALID, "cpu") for value in (" ", "a b", "-max", "max\n", "é", "a;b")),
     *(
         ({"machine": value}, INVALID, "machine")
         for value in ("", "q35,accel=kvm", "Q35", "q35\n", "-q35", "a b")
@@ -248,6 +251,26 @@ def test_a_wish_goes_over_what_is_there_option_by_option():
 
     assert (spec.vcpus, spec.labels, spec.vnc) == (4, {}, False)
     assert spec.cloud_init == CloudInit("host", "ops")
+
+
+TAKEN_BACK = {
+    "cpu": ({"cpu": "max"}, {"cpu": ""}),
+    "vcpus_max": ({"vcpus_max": 4}, {"vcpus_max": 0}),
+    "memory_max": ({"memory_max": "4GiB"}, {"memory_max": "0"}),
+    "ip_version": ({"ip_version": 4}, {"ip_version": 0}),
+}
+
+
+@pytest.mark.parametrize("option", TAKEN_BACK)
+def test_an_option_that_is_taken_back_is_as_if_it_had_never_been_given(option):
+    given, back = (read(options) for options in TAKEN_BACK[option])
+    new = VmSpec("web1").completed()
+    old = given.over(new)
+    assert old != new
+
+    assert back.over(old) == new
+    assert back.over(new) == new
+    assert back.completed() == new
 
 
 def test_defaults_answer_every_option_that_a_backend_needs():

@@ -312,6 +312,18 @@ def test_what_the_backend_cannot_do_fails_while_planning(state, lacks, wish, goa
     assert make_plan(wish, Power(goal), found_in(state), "qemu", ABLE).changed is not None
 
 
+@pytest.mark.parametrize("option", ["cpu", "kernel", "vnc", "vcpus_max", "qemu_args"])
+def test_a_value_that_asks_for_nothing_is_no_change_where_there_is_nothing_for_it(option):
+    slim = replace(ABLE, unsupported=(option,))
+    made = make_plan(NEW, Power(Goal.PRESENT), None, "slim", slim).spec
+    nothing = {"cpu": "", "kernel": "", "vnc": False, "vcpus_max": 0, "qemu_args": ()}
+    wish = VmSpec("web1", **{option: nothing[option]})
+
+    plan = make_plan(wish, Power(Goal.PRESENT), found_in(VmState.STOPPED, spec=made), "slim", slim)
+
+    assert not plan.changed
+
+
 def test_auto_is_an_accelerator_that_every_backend_has():
     features = replace(ABLE, accelerators=())
 

@@ -114,6 +114,8 @@ def _settled_disks(running: Sequence[Disk], wanted: Sequence[Disk]) -> tuple[Dis
             has = Disk(SYSTEM_DISK).completed()
         if has is not None:
             found.append(replace(has, size=_enough(has.size, disk.size)))
+    if there.get(SYSTEM_DISK) == Disk(SYSTEM_DISK).completed():
+        del there[SYSTEM_DISK]  # it is there whether it is listed or not
     return (*found, *there.values())
 
 

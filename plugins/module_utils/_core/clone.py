@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .disks import SYSTEM_DISK, DiskRecord
 from .errors import InvalidSpec, InvalidState, Unsupported
 from .features import Features
+from .handle import VmHandle
+from .plan import Plan
 from .spec import CloudInit, VmSpec
 from .state import VmState
 from .vm import Vm
@@ -56,6 +59,26 @@ def check_source(wish: VmSpec, source: Vm | None) -> Vm:
             option="disk_size",
         )
     return source
+
+
+def source_after(plan: Plan, found: Vm | None, tag: str, disk_bytes: int | None) -> Vm | None:
+    """Return a machine as its plan leaves it, as far as a clone of it depends on that; ``None`` if it will be gone.
+
+    ``disk_bytes`` is the size of the image that its disk is made from, if it is known.
+    """
+    spec = plan.spec
+    if plan.state is VmState.DESTROYED:
+        return None
+    handle = found.handle if found else VmHandle("", spec.name, tag, "", spec)
+    sizes = [size for size in (handle.disk_bytes or disk_bytes, spec.disk_size) if size is not None]
+    disks = {
+        disk.name: DiskRecord("", disk.format or "qcow2", disk.size or 0, disk.image)
+        for disk in spec.disks or ()
+        if disk.name != SYSTEM_DISK
+    }
+    return Vm(
+        handle.evolve(spec=spec, disk_bytes=max(sizes, default=None), disks=disks), plan.state
+    )
 
 
 def _check_linkable(source: Vm) -> None:

@@ -18,13 +18,14 @@ SYSTEM_DISK = "disk0"  # the one that is made from the image
 BUSES = ("virtio-blk", "virtio-scsi", "nvme", "sata")
 MAX_DISKS = 16
 MAX_SATA = 5  # the board has six ports, and one is the CD-ROM drive's
+NO_PLACE = -1  # in the boot order, as QEMU says it, too
 LIMITS = ("iops", "iops_read", "iops_write", "bps", "bps_read", "bps_write")
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,14}")
 _NAME_RULE = "A disk's name has 1 to 15 small letters, digits, dashes and underscores, beginning with a letter."
-_SERIAL_RULE = "A serial number has 1 to 20 letters, digits, dots, dashes and underscores."
+_SERIAL_RULE = "A serial number has 1 to 20 letters, digits, dots, dashes and underscores; an empty string takes it away."
 _SIZE_RULE = "Give a size with a unit, such as 20GiB; a bare number counts in GiB."
-_SERIAL = re.compile(r"[A-Za-z0-9_.-]{1,20}")  # what virtio-blk has room for
+_SERIAL = re.compile(r"[A-Za-z0-9_.-]{0,20}")  # what virtio-blk has room for
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,13 @@ class Disk:
         return replace(base, **{name: value for name, value in given.items() if value is not None})
 
     def completed(self) -> Disk:
-        """Return this disk with the defaults of a new one where it left options open. A limit of 0 is none."""
-        limits: dict[str, Any] = {limit: getattr(self, limit) or None for limit in LIMITS}
-        return replace(self.over(replace(_DEFAULTS, name=self.name)), **limits)
+        """Return this disk with the defaults of a new one where it left options open.
+
+        A limit of 0, an empty serial number and ``NO_PLACE`` are none.
+        """
+        given: dict[str, Any] = {name: getattr(self, name) or None for name in (*LIMITS, "serial")}
+        given["boot_index"] = None if self.boot_index == NO_PLACE else self.boot_index
+        return replace(self.over(replace(_DEFAULTS, name=self.name)), **given)
 
     @property
     def limits(self) -> Mapping[str, int]:
@@ -220,7 +225,7 @@ def _disk(option: str, item: Mapping[str, Any]) -> Disk:
         discard=item.get("discard"),
         serial=_matching(f"{option}.serial", _SERIAL, item.get("serial"), _SERIAL_RULE),
         readonly=item.get("readonly"),
-        boot_index=_at_least(f"{option}.boot_index", item.get("boot_index"), 0),
+        boot_index=_at_least(f"{option}.boot_index", item.get("boot_index"), NO_PLACE),
         **{limit: _at_least(f"{option}.{limit}", item.get(limit), 0) for limit in LIMITS},
     )
 

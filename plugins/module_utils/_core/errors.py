@@ -282,6 +282,13 @@ class Busy(VmError):
     default_help = "Wait until it has ended and run the task again."
 
 
+class FleetFailed(VmError):
+    """Some of several virtual machines could not be brought to what the task asks for."""
+
+    code = "vm_manager.fleet.failed"
+    default_help = "The result has the error of each VM under its name in errors."
+
+
 class ChangeFailed(VmError):
     """The running virtual machine did not take a change."""
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from .live import Hotplug
 from .networks import MODELS
-from .spec import VmSpec
+from .spec import LEFT_OPEN, VmSpec
 
 _NOTHING = VmSpec(name="")
 _NO_HOTPLUG = Hotplug()
 # An option at this value asks for nothing.
 _NEUTRAL: Mapping[str, Any] = {
+    **LEFT_OPEN,
     **{"accelerator": "auto", "vnc": False, "secure_boot": False, "tpm": False, "smbios": {}},
     **{
         "kernel": "",
@@ -57,6 +58,9 @@ class Features:
 
     def completed(self, wish: VmSpec) -> VmSpec:
         """Return the wish with the defaults of a new machine where it left options open."""
-        spec = wish.over(self.defaults).completed()
+        return self.supported(wish.over(self.defaults).completed())
+
+    def supported(self, spec: VmSpec) -> VmSpec:
+        """Return a spec without the options that this backend has nothing for."""
         nothing: dict[str, Any] = dict.fromkeys(self.unsupported)
         return replace(spec, **nothing)

@@ -30,6 +30,7 @@ _CAME_LATER = (
     *("firmware", "secure_boot", "tpm", "kernel", "initrd", "kernel_cmdline"),
     *("smbios", "shared_folders", "qemu_args", "autostart"),
 )
+_PLAIN = frozenset({"str", "int", "float", "bool", "NoneType", "dict"})  # hold no fields
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def load(raw: bytes, path: str) -> VmHandle:
             propolis=None if record is None else PropolisRecord(**record),
         )
         _check_types(handle)
-    except (KeyError, TypeError, ValueError) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
         raise BadRecord(f"The record {path} cannot be understood: {exc!r}.", path=path) from exc
     return handle
 
@@ -239,16 +240,23 @@ def _check_types(value: Any) -> None:
     for name, allowed in _allowed_types(type(value)):  # type: ignore[arg-type]  # mypy does not know that classes have a hash
         found = getattr(value, name)
         kind = type(found).__name__
-        if {"NoneType": "None", "dict": "Mapping"}.get(kind, kind) not in allowed:
+        if kind not in allowed:
             raise TypeError(f"{name} has the type {kind}")
-        for part in found if isinstance(found, tuple) else (found,):
+        if kind in _PLAIN:
+            continue
+        for part in found if kind == "tuple" else (found,):
             if is_dataclass(part):
                 _check_types(part)
 
 
 @cache  # a look at a thousand machines asks for the same few classes
-def _allowed_types(kind: type) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _allowed_types(kind: type) -> tuple[tuple[str, frozenset[str]], ...]:
     return tuple(
-        (item.name, tuple(word.partition("[")[0] for word in str(item.type).split(" | ")))
+        (item.name, frozenset(_type_name(word) for word in str(item.type).split(" | ")))
         for item in fields(kind)
     )
+
+
+def _type_name(word: str) -> str:
+    name = word.partition("[")[0]
+    return {"None": "NoneType", "Mapping": "dict"}.get(name, name)

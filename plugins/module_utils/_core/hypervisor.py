@@ -85,5 +85,8 @@ class Hypervisor(Protocol):
         ``deadline`` is a time of ``time.monotonic``. Raises ``NoGuestAddress`` saying what was seen for each card.
         """
 
-    def observe(self, vm: VmHandle) -> Vm:
-        """Return the record together with all live facts. Bounded in time; changes nothing."""
+    def observe(self, vm: VmHandle, started: bool = False) -> Vm:
+        """Return the record together with all live facts. Bounded in time; changes nothing.
+
+        ``started`` says that it was started just now: what it was started with need not be asked.
+        """

@@ -81,6 +81,16 @@ def is_disk(name: str) -> bool:
     return is_system_disk(name) or bool(_DATA_DISK.fullmatch(name))
 
 
+def is_file_of_disk(file: str, name: str) -> bool:
+    """Tell whether ``file`` is called as a file of the further disk ``name`` is, or was."""
+    return bool(_DATA_DISK.fullmatch(file)) and file.partition(".")[0] == f"disk-{name}"
+
+
+def is_guests(name: str) -> bool:
+    """Tell whether a file of this name holds what a guest wrote, which nothing can bring back."""
+    return is_disk(name) or name in (NVRAM, SECURE_NVRAM, TPM_STATE)
+
+
 def folder_lock(name: str) -> str:
     """Return the name of the file that is locked as long as a shared folder is served."""
     return f"share-{name}.lock"

@@ -37,6 +37,7 @@ class LiveFacts:
     disks: Mapping[str, int] | None = None  # sizes in bytes by name
     networks: tuple[str, ...] | None = None
     cdrom: str | None = None
+    limits: Mapping[str, Mapping[str, int]] | None = None  # of disks by name; 0 means none
     free_slots: int | None = None  # asked for when some devices may have none
     fixed_disks: tuple[str, ...] = ()  # those without one, which stay until a restart
     fixed_networks: tuple[str, ...] = ()
@@ -88,6 +89,11 @@ def actual_spec(booted: VmSpec, facts: LiveFacts | None) -> VmSpec:
         known = (d for d in spec.disks or () if d.name in sizes or d.name == SYSTEM_DISK)
         seen = (d if d.name == SYSTEM_DISK else replace(d, size=sizes[d.name]) for d in known)
         spec = replace(spec, disks=None if spec.disks is None else tuple(seen))
+    for name, limits in (facts.limits or {}).items():
+        listed = {disk.name: disk for disk in spec.disks or ()}
+        ours = name in listed or name == SYSTEM_DISK
+        if ours and listed.get(name, Disk(name)).limits != limits:
+            spec = changed(spec, Change("limit_disk", name, limits))
     return spec
 
 
@@ -207,8 +213,10 @@ def _cdrom(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
 def _disks(actual: VmSpec, wanted: VmSpec, can: Hotplug) -> Iterator[Change]:
     old = {disk.name: disk for disk in actual.disks or ()}
     new = {disk.name: disk for disk in wanted.disks or ()}
+    if SYSTEM_DISK in old:  # it is there whether it is listed or not
+        new.setdefault(SYSTEM_DISK, Disk(SYSTEM_DISK).completed())
     for name, disk in old.items():
-        if name not in new and name != SYSTEM_DISK and disk.bus in can.disk_buses:
+        if name not in new and disk.bus in can.disk_buses:
             yield Change("remove_disk", name)
     for name, disk in new.items():
         if name in old or name == SYSTEM_DISK:

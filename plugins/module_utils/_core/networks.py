@@ -46,6 +46,11 @@ class PortForward:
         """The forwarding as QEMU writes it."""
         return f"{self.protocol}:{self.host_address}:{self.host}-:{self.guest}"
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it takes a TCP port of 127.0.0.1, where the ports for SSH are."""
+        return self.protocol == "tcp" and self.host_address in ("127.0.0.1", "0.0.0.0")
+
 
 @dataclass(frozen=True)
 class Network:
@@ -68,7 +73,7 @@ class Network:
 class AddressFilter:
     """Which addresses of a guest count. ``None`` means left open; empty, all that are global or private."""
 
-    version: int | None = None
+    version: int | None = None  # 0 in a wish takes it back
     ranges: tuple[str, ...] | None = None
     lease_files: tuple[str, ...] | None = None
 

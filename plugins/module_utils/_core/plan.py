@@ -194,7 +194,7 @@ def _complete(wish: VmSpec, found: Vm | None, power: Power, features: Features) 
             f"backend: the VM '{wish.name}' was created by the backend {handle.backend}.",
             option="backend",
         )
-    spec = wish.over(handle.spec)
+    spec = features.supported(wish.over(handle.spec))
     sizes = _disk_sizes(found)
     if spec.disks is not None:
         spec = replace(spec, disks=_complete_disks(wish, spec, power, found, sizes))

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidSpec, InvalidState, Unsupported
-from .features import Features
 from .handle import VmHandle, dump, load
-from .plan import Plan, Power, Step
 from .state import Goal, Verb, VmState
-from .vm import Vm
+
+if TYPE_CHECKING:  # to read a record, nobody needs what makes plans
+    from .features import Features
+    from .plan import Plan, Power
+    from .vm import Vm
 
 
 def renamed(vm: VmHandle, name: str, work_dir: str) -> VmHandle:
@@ -69,6 +71,8 @@ def power_to_rename(power: Power, found: Vm, tag: str, features: Features) -> Po
 
 def with_rename(plan: Plan, found: Vm) -> Plan:
     """Return the plan of the machine under its new name with the step that gives it this name."""
+    from .plan import Step
+
     verbs = [step.verb for step in plan.steps]
     if found.state.has_process and Verb.STOP not in verbs:
         raise InvalidState(

@@ -31,14 +31,17 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOSTNAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*")
 _USER = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
-_CPU = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+=,-]*")
+_CPU = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9_.+=,-]*)?")
 _MACHINE = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 _HOSTNAME_RULE = (
     "A host name has parts of 1 to 63 letters, digits and dashes with dots between them, 253 characters in all; "
     "no part begins or ends with a dash."
 )
 _USER_RULE = "A user name has 1 to 32 small letters, digits, dashes and underscores, not beginning with a digit or dash."
-_CPU_RULE = "Give a CPU model, with flags if need be, such as max,-avx2: letters, digits and _ . + = , - are possible."
+_CPU_RULE = (
+    "Give a CPU model, with flags if need be, such as max,-avx2: letters, digits and _ . + = , - are possible; "
+    "or an empty string for the default."
+)
 _MACHINE_RULE = (
     "Give a machine type such as q35 or pc-q35-8.2: small letters, digits and _ . - are possible."
 )
@@ -144,7 +147,21 @@ class VmSpec:
             spec = replace(spec, propolis=_over(self.propolis, base.propolis))
         if self.disks is not None and base.disks is not None:
             spec = replace(spec, disks=merged(self.disks, base.disks))
-        return spec
+        return _with_left_open(spec)
+
+
+# A task that gives one of these this value takes it back: it is left open again, as if it had never been given.
+LEFT_OPEN: Mapping[str, Any] = {"cpu": "", "vcpus_max": 0, "memory_max_mib": 0}
+
+
+def _with_left_open(spec: VmSpec) -> VmSpec:
+    given = {name: getattr(spec, name) for name in LEFT_OPEN}
+    options: dict[str, Any] = {
+        name: None if value == LEFT_OPEN[name] else value for name, value in given.items()
+    }
+    if spec.addresses is not None and spec.addresses.version == 0:
+        options["addresses"] = replace(spec.addresses, version=None)
+    return replace(spec, **options)
 
 
 _Options = TypeVar("_Options", AddressFilter, CloudInit, PropolisOptions, VmSpec)
@@ -243,8 +260,8 @@ def spec_from_params(params: Mapping[str, Any]) -> VmSpec:
         propolis=propolis_from_params(params.get("propolis")),
         disks=disks_from_params(params.get("disks")),
         cdrom=_cdrom(params.get("cdrom")),
-        vcpus_max=_vcpus(params.get("vcpus_max"), "vcpus_max"),
-        memory_max_mib=_memory(params.get("memory_max"), "memory_max"),
+        vcpus_max=_vcpus(params.get("vcpus_max"), "vcpus_max", least=0),
+        memory_max_mib=_memory(params.get("memory_max"), "memory_max", least=0),
         firmware=params.get("firmware"),
         secure_boot=params.get("secure_boot"),
         tpm=params.get("tpm"),
@@ -260,9 +277,11 @@ def spec_from_params(params: Mapping[str, Any]) -> VmSpec:
     )
 
 
-def _vcpus(value: int | None, option: str = "vcpus") -> int | None:
-    if value is not None and not 1 <= value <= MAX_VCPUS:
-        raise InvalidVcpus(f"{option}: {value} is not between 1 and {MAX_VCPUS}.", option=option)
+def _vcpus(value: int | None, option: str = "vcpus", least: int = 1) -> int | None:
+    if value is not None and not least <= value <= MAX_VCPUS:
+        raise InvalidVcpus(
+            f"{option}: {value} is not between {least} and {MAX_VCPUS}.", option=option
+        )
     return value
 
 
@@ -276,14 +295,14 @@ def _cdrom(value: str | None) -> str | None:
     return value
 
 
-def _memory(value: str | int | None, option: str = "memory") -> int | None:
+def _memory(value: str | int | None, option: str = "memory", least: int = 1) -> int | None:
     if value is None:
         return None
     try:
         size = parse_size(value, bare_unit=MIB)
     except ValueError as exc:
         raise InvalidMemory(f"{option}: {exc}.", option=option) from exc
-    if size < MIB or size % MIB:
+    if size < least * MIB or size % MIB:
         raise InvalidMemory(
             f"{option}: '{value}' is not a positive whole number of MiB.", option=option
         )

@@ -59,6 +59,9 @@ class Vm:
     facts: LiveFacts | None = None
     hotplug: Hotplug | None = None  # what its backend can change while it runs, if it says so
     unit_intact: bool = True  # whether what starts it with its host is as it was made
+    unrecorded: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # fields that its record lacks because its start was cut off
 
     @property
     def actual(self) -> VmSpec:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 
 from .._core.errors import PortUnavailable
 from .._core.handle import VmHandle
@@ -46,14 +46,17 @@ def preferred_port(name: str, ports: PortRange) -> int:
     return ports.first + zlib.crc32(name.encode()) % (ports.last - ports.first + 1)
 
 
-def choose_port(name: str, ports: PortRange, others: Collection[VmHandle]) -> int:
-    """Return the name's own port, or the next one that no machine has reserved and nobody listens on.
+def choose_port(vm: VmHandle, ports: PortRange, others: Iterable[VmHandle]) -> int:
+    """Return the name's own port, or the next one that no machine has reserved or forwards and nobody listens on.
 
     Raises ``PortUnavailable`` if the whole range is taken.
     """
-    reserved = {other.ssh_host_port for other in others if other.name != name}
+    others = [other for other in others if other.name != vm.name]
+    reserved = {other.ssh_host_port for other in others}
+    for record in (vm, *others):
+        reserved |= set(_forwarded(record))
     size = ports.last - ports.first + 1
-    offset = preferred_port(name, ports) - ports.first
+    offset = preferred_port(vm.name, ports) - ports.first
     for step in range(size):
         port = ports.first + (offset + step) % size
         if port not in reserved and is_free(port):
@@ -63,3 +66,10 @@ def choose_port(name: str, ports: PortRange, others: Collection[VmHandle]) -> in
         "Choose a wider ssh_port_range, or remove VMs that are no longer needed.",
         option="ssh_port_range",
     )
+
+
+def _forwarded(vm: VmHandle) -> Iterator[int]:
+    for network in vm.spec.networks or ():
+        for forward in network.port_forwards:
+            if forward.is_local:
+                yield forward.host

@@ -80,7 +80,7 @@ def seed_files(
         USER_DATA: _user_data(cloud_init, hostname, keys, host_key),
         META_DATA: _meta_data(cloud_init, hostname, instance_id, keys),
     }
-    if cloud_init.network_config is not None:
+    if cloud_init.network_config:
         files[NETWORK_CONFIG] = _document("network_config", cloud_init.network_config)
     return files
 

@@ -211,11 +211,10 @@ class Store:
     def _refuse_elsewhere(self, handle: VmHandle) -> None:
         """Refuse a copied or moved record: its paths lead to the files, and the process, of the original."""
         folder = self.work_dir(handle.name)
-        own = os.path.realpath(folder)
         files = (handle.overlay_path, handle.seed_iso_path, handle.private_key_path)
         sockets = (handle.qmp_socket, handle.console_socket)
         named = {os.path.dirname(path) for path in (*files, *sockets) if path} | {handle.work_dir}
-        if {os.path.realpath(path) for path in named} != {own}:
+        if named != {folder} and {*map(os.path.realpath, named)} != {os.path.realpath(folder)}:
             raise BadRecord(
                 f"The record of the VM '{handle.name}' in {folder} was made for the folder {handle.work_dir}.",
                 "Move the data folder back to where it was; a copy of a VM cannot be used.",

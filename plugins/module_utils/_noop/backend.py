@@ -133,7 +133,7 @@ class NoopBackend:
         """Return at once."""
         return vm
 
-    def observe(self, vm: VmHandle) -> Vm:
+    def observe(self, vm: VmHandle, started: bool = False) -> Vm:
         """Return the record."""
         there = Vm(vm, vm.state, hotplug=self.features.hotplug)
         if not vm.state.has_process:
