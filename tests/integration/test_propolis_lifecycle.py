@@ -550,6 +550,23 @@ def test_a_start_that_fails_tells_the_servers_words(propolis, world, how):
     assert propolis.vm(state="started")["vm"]["state"] == "running"
 
 
+def test_a_server_that_smf_gives_up_is_not_waited_for(propolis, world, tmp_path):
+    program = tmp_path / "server"
+    program.write_text("#!/bin/sh\nsleep 1\necho no license >&2\nexit 96\n")  # after it was online
+    program.chmod(0o755)
+    begun = time.monotonic()
+
+    result = propolis.refuse(
+        state="started", propolis={"server": str(program)}, **propolis.defaults
+    )
+
+    assert time.monotonic() - begun < 60, "the time limit is 120 seconds"
+    assert result["error"]["code"] == "vm_manager.illumos.service_failed"
+    assert "is maintenance instead of online" in result["msg"]
+    assert "no license" in result["error"]["details"]["program_log"]
+    assert propolis.info() == []
+
+
 REFUSED = [
     ({"state": "suspended"}, "state=suspended"),
     ({"cpu": "max"}, "cpu"),

@@ -45,6 +45,7 @@ from .kernel_vm import remove_kernel_vm
 from .run_state import DESTROYED, FINAL, STATES
 
 _UP = 120.0  # seconds until the server answers: a zone may have to be installed and booted
+_LOOK = 1.0  # seconds from one look at what runs the server to the next
 _START = 120.0  # seconds from Run to Running
 _STOP = 60.0  # seconds from Stop to Destroyed
 _LOOK = 2.0  # seconds that a look waits for a server that hangs
@@ -257,7 +258,7 @@ class PropolisBackend:
         up = time.monotonic() + _UP
         hosting_of(vm).ensure(up)
         api = api_of(vm)
-        api.await_answer(up)
+        self._await_server(vm, api, up)
         if self._instance_state(vm, api) not in (None, *FINAL):
             # Being cleaned up, or left by a start that was killed: its description may be out of date.
             self._cut_power(vm, api)
@@ -268,6 +269,16 @@ class PropolisBackend:
             raise PropolisFailed(
                 f"The VM '{vm.name}' did not start: its instance is {reached}.", log=api.log_tail()
             )
+
+    def _await_server(self, vm: VmHandle, api: PropolisApi, deadline: float) -> None:
+        # SMF calls a service online before its program has begun, and may give it up after that.
+        while True:
+            try:
+                return api.await_answer(min(deadline, time.monotonic() + _LOOK))
+            except PropolisUnreachable:
+                hosting_of(vm).check()
+                if time.monotonic() >= deadline:
+                    raise
 
     def _end_instance(self, vm: VmHandle, api: PropolisApi, timeout: float) -> str:
         deadline = time.monotonic() + timeout

@@ -38,6 +38,10 @@ class GlobalHosting:
         """Tell whether SMF calls the service online."""
         return services.service_state(self._service.fmri) == "online"
 
+    def check(self) -> None:
+        """Raise ``ServiceFailed`` if SMF has given the service up."""
+        services.check_service(self._service.fmri, self.log_path())
+
     def end(self, deadline: float) -> None:
         """Disable the service."""
         services.disable_service(self._service.fmri, deadline)

@@ -25,6 +25,9 @@ class Hosting(Protocol):
     def is_up(self) -> bool:
         """Tell whether the place runs, so that a server may answer there."""
 
+    def check(self) -> None:
+        """Raise ``ServiceFailed`` if it is known that no server will answer."""
+
     def end(self, deadline: float) -> None:
         """End the server. Its instance must have been destroyed before: the kernel would keep it."""
 

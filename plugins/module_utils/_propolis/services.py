@@ -19,6 +19,7 @@ from .parsable import service_instance
 
 __all__ = [
     "Service",
+    "check_service",
     "disable_service",
     "ensure_service",
     "log_path",
@@ -124,6 +125,12 @@ def service_state(fmri: str, zone: str | None = None) -> str | None:
         raise
 
 
+def check_service(fmri: str, log: str = "") -> None:
+    """Raise ``ServiceFailed`` if SMF has given the service up; ``log`` is the program's own."""
+    if service_state(fmri) == "maintenance":
+        raise _failed(fmri, "maintenance", "online", log)
+
+
 def log_path(fmri: str, zone: str | None = None) -> str:
     """Return the path of the log that SMF keeps for the service; it tells of starts that failed."""
     return run(["svcs", *_in(zone), "-L", fmri]).stdout.strip()
@@ -155,15 +162,19 @@ def _await(fmri: str, wanted: str, deadline: float, log: str = "") -> None:
         if state == wanted or (state is None and wanted == "disabled"):
             return
         if state == "maintenance" or time.monotonic() >= deadline:
-            said = read_tail(log_path(fmri)) if state is not None else ""
-            last = said.strip().splitlines()[-1:]
-            raise ServiceFailed(
-                f"The service {fmri} is {state or 'gone'} instead of {wanted}{''.join(f': {line}' for line in last)}",
-                state=state,
-                log=said,
-                program_log=read_tail(log),
-            )
+            raise _failed(fmri, state, wanted, log)
         time.sleep(_PAUSE)
+
+
+def _failed(fmri: str, state: str | None, wanted: str, log: str) -> ServiceFailed:
+    said = read_tail(log_path(fmri)) if state is not None else ""
+    last = said.strip().splitlines()[-1:]
+    return ServiceFailed(
+        f"The service {fmri} is {state or 'gone'} instead of {wanted}{''.join(f': {line}' for line in last)}",
+        state=state,
+        log=said,
+        program_log=read_tail(log),
+    )
 
 
 def _read(path: str) -> bytes | None:
