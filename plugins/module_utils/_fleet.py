@@ -15,9 +15,17 @@ from typing import Any
 
 from ._arguments import HOST, VM
 from ._autostart import HostUnits
-from ._core.claims import Claim, claims
+from ._core.claims import Claim, Port, claims, released_ports
 from ._core.clone import source_after
-from ._core.errors import FleetFailed, InvalidSpec, Unready, VmError
+from ._core.errors import (
+    Defect,
+    FleetFailed,
+    FleetRefused,
+    InvalidSpec,
+    InvalidState,
+    Unready,
+    VmError,
+)
 from ._core.state import Goal, VmState
 from ._core.vm import Vm
 from ._describe import router_of
@@ -32,6 +40,7 @@ from ._manage import (
     foresee,
     predict,
     read_asked,
+    source_of,
     will_fetch,
 )
 from ._module import Task, typed
@@ -69,6 +78,9 @@ class _Entry:
         except VmError as exc:
             self.error = _placed(exc, self.place, self.given, self.defaults)
             self.result = exc.result
+        except Exception as exc:
+            self.error = Defect(f"Unexpected error: {exc!r}")
+            self.error.__cause__ = exc
 
 
 def manage_fleet(task: Task) -> dict[str, Any]:
@@ -80,13 +92,14 @@ def manage_fleet(task: Task) -> dict[str, Any]:
     if not task.check_mode:
         for entry in entries:
             with entry.keeping_errors():
+                _refuse_failed_source(entry, entries)
                 entry.brought = bring(entry.task, router, entry.asked, units)
                 entry.result, entry.begun = entry.brought.result, time.monotonic()
         for entry in entries:
             with entry.keeping_errors():
                 _await(entry)
     result = _result(entries)
-    _raise_errors(entries, "failed.", result)
+    _raise_errors(task, entries, FleetFailed, "failed.", result)
     return result
 
 
@@ -143,9 +156,10 @@ def _look(
     """Decide and check for all machines, as each will find the host when its turn comes. Touches nothing."""
     sources = {entry.asked.wish.clone_from for entry in entries}
     others: dict[str, Vm | None] = {}
+    released: set[Port] = set()
     images: set[str | None] = set()
     for entry in entries:
-        asked = replace(entry.asked, others=others)
+        asked = replace(entry.asked, others=others, released=released)
         with entry.keeping_errors():
             if task.check_mode:
                 entry.looked, obstacle = foresee(router, asked, units)
@@ -161,7 +175,9 @@ def _look(
             if entry.looked.plan.changed:
                 after = _after(entry.looked, router, is_source=not sources.isdisjoint(asked.names))
                 others |= {**dict.fromkeys(asked.names), entry.looked.plan.spec.name: after}
-    _raise_errors(entries, "cannot be as the task asks; nothing was touched.", {"changed": False})
+                released |= released_ports(entry.looked.plan, entry.looked.found)
+    what = "cannot be as the task asks; nothing was touched."
+    _raise_errors(task, entries, FleetRefused, what, {"changed": False})
     _refuse_clashes(entries)
 
 
@@ -195,6 +211,19 @@ def _refuse_clashes(entries: Sequence[_Entry]) -> None:
             known.append((claim, entry))
 
 
+def _refuse_failed_source(entry: _Entry, entries: Sequence[_Entry]) -> None:
+    """Raise ``InvalidState`` if a machine would be made from one whose own change has failed."""
+    if entry.looked is None:
+        return
+    source = source_of(entry.looked.plan, entry.looked.found)
+    if any(source in other.asked.names for other in entries if other.error is not None):
+        raise InvalidState(
+            f"clone_from: the VM '{source}' failed in this task.",
+            "Mend that one first, then run the task again.",
+            option="clone_from",
+        )
+
+
 def _await(entry: _Entry) -> None:
     """Wait for a guest as long as the task says, counted from its own start."""
     if entry.brought is None:
@@ -205,7 +234,7 @@ def _await(entry: _Entry) -> None:
     try:
         entry.result = await_guest(entry.brought, entry.asked.power.wait_for, deadline)
     except VmError as exc:
-        if now >= ends:
+        if now >= ends and time.monotonic() >= deadline:
             exc.message += (
                 " Its wait_timeout had passed before, while the task was busy with other VMs."
             )
@@ -235,18 +264,25 @@ def _result(entries: Sequence[_Entry]) -> dict[str, Any]:
     }
 
 
-def _raise_errors(entries: Sequence[_Entry], what: str, result: Mapping[str, Any]) -> None:
-    """Raise one error for all that were kept, if there are any."""
+def _raise_errors(
+    task: Task,
+    entries: Sequence[_Entry],
+    kind: type[VmError],
+    what: str,
+    result: Mapping[str, Any],
+) -> None:
+    """Raise one error for all that were kept, if there are any: the first that nobody expected, if there is one."""
     errors = {entry.name: entry.error for entry in entries if entry.error is not None}
     if not errors:
         return
     words = [f"{name}: {error.message}" for name, error in errors.items()]
     help_text = next(iter(errors.values())).help if len(errors) == 1 else None
-    failure = FleetFailed(
-        " ".join((f"{len(errors)} of {len(entries)} VMs {what}", *words)), help_text
-    )
+    failure = kind(" ".join((f"{len(errors)} of {len(entries)} VMs {what}", *words)), help_text)
     shown = {name: {"msg": error.message, **error.as_dict()} for name, error in errors.items()}
-    failure.result = {**result, "errors": shown}
+    failure.result = task.done = {**result, "errors": shown}
+    for error in errors.values():
+        if isinstance(error, Defect) and error.__cause__ is not None:
+            raise error.__cause__
     raise failure
 
 

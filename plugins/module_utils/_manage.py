@@ -10,19 +10,19 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ._arguments import VM
 from ._autostart import HostUnits, is_handed_over, refresh_runner
 from ._core.apply import apply_plan
+from ._core.claims import Port
 from ._core.decide import Seen, decide
 from ._core.errors import (
     Busy,
     InvalidSpec,
     InvalidState,
-    PortUnavailable,
     SshFailed,
     Unready,
     VmError,
@@ -117,12 +117,14 @@ class Asked:
     """What the task asks for.
 
     ``others`` are the machines that it changes before this one, as they will be then; ``None`` for one that will be gone.
+    ``released`` are the ports of the host that they give up.
     """
 
     wish: VmSpec
     power: Power
     new_name: str | None = None
     others: Mapping[str, Vm | None] = field(default_factory=dict)
+    released: Set[Port] = frozenset()
 
     @property
     def names(self) -> set[str]:
@@ -187,12 +189,8 @@ def _check(looked: Looked, asked: Asked, units: HostUnits | None) -> None:
     if {Verb.PREPARE, Verb.START, Verb.CHANGE} & verbs:
         hypervisor.check(plan.spec, found.handle if found else None)
     if {Verb.START, Verb.CHANGE} & verbs:
-        becomes = plan.spec if Verb.START in verbs else plan.running
-        try:
-            hypervisor.check_start(becomes or plan.spec, found.handle if found else None)
-        except PortUnavailable as exc:
-            if exc.details.get("vm") not in asked.others:  # which may have let it go by then
-                raise
+        becomes = (plan.spec if Verb.START in verbs else plan.running) or plan.spec
+        hypervisor.check_start(becomes, found.handle if found else None, asked.released)
     enables = plan.spec.autostart and plan.state is not VmState.DESTROYED
     if Verb.AUTOSTART in verbs and enables and units is not None:
         units.check()
@@ -347,8 +345,15 @@ def _tell_what_was_done(
 
 def _touched(asked: Asked, plan: Plan, found: Vm | None) -> set[str]:
     """Return the names of the machines that the plan looks into or changes: a clone is made from another one."""
+    source = source_of(plan, found)
+    return asked.names | (set() if source is None else {source})
+
+
+def source_of(plan: Plan, found: Vm | None) -> str | None:
+    """Return the name of the machine that the plan clones, if it does."""
     begins = found is None or found.state is VmState.PREPARING
-    return asked.names | ({plan.spec.clone_from} if plan.spec.clone_from and begins else set())
+    prepares = Verb.PREPARE in (step.verb for step in plan.steps)
+    return plan.spec.clone_from if begins and prepares else None
 
 
 def _collect_layers(task: Task, store: Store, plan: Plan, power: Power) -> None:

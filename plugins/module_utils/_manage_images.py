@@ -50,12 +50,8 @@ def manage_image(task: Task) -> dict[str, Any]:
         _refuse_choice(task.params)
     elif not task.params.get("image"):
         raise InvalidSpec(f"image: state={state} needs one.", option="image")
-    if state != "present" and task.params.get("passphrase") is not None:
-        raise InvalidSpec(
-            f"passphrase: state={state} takes none, since it decrypts nothing.",
-            "Leave it out, or use state=present.",
-            option="passphrase",
-        )
+    if state != "present":
+        _refuse_allowance(task.params, state)
     return acts[state](task, _library(task))
 
 
@@ -152,6 +148,20 @@ def _refuse_choice(params: Mapping[str, Any]) -> None:
             raise InvalidSpec(
                 f"{option}: state=pruned takes none, since it removes all images that no machine uses.",
                 "To remove one image, use state=absent.",
+                option=option,
+            )
+
+
+def _refuse_allowance(params: Mapping[str, Any], state: str) -> None:
+    """Raise ``InvalidSpec`` for an option that says what is taken out of an image when it is imported."""
+    for option, given, why in (
+        ("passphrase", params.get("passphrase") is not None, "it decrypts nothing"),
+        ("internal_snapshots", params["internal_snapshots"] == "drop", "it drops no snapshots"),
+    ):
+        if given:
+            raise InvalidSpec(
+                f"{option}: state={state} takes none, since {why}.",
+                "Leave it out, or use state=present.",
                 option=option,
             )
 

@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from ._core.errors import InvalidSpec, VmError
+from ._core.errors import Defect, InvalidSpec, VmError
 from ._image.source import hide_secrets
 
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ _PUBLIC = ("hostname", "user", "ssh_authorized_keys", "ssh_host_key", "rerun")  
 
 @dataclass
 class Task:
-    """What a module was asked; warnings gather on the way."""
+    """What a module was asked; warnings gather on the way. ``done`` is told if an error that nobody expected ends the task."""
 
     params: Mapping[str, Any]
     check_mode: bool = False
     warnings: list[str] = field(default_factory=list)
+    done: Mapping[str, Any] = field(default_factory=dict)
 
     def would_fail(self, error: VmError) -> None:
         """Warn, in check mode, of what would end the task, unless another one before it in the playbook changes that."""
@@ -41,8 +42,9 @@ def run(module: AnsibleModule, act: Callable[[Task], dict[str, Any]]) -> NoRetur
     """Do what the task asks; end the module with the result, or with one error of our family."""
     # Ansible hides a secret by blotting out equal text in the whole result. Inside user-data every word counts as
     # secret, even "1" or the host's name; so we keep secrets out of the result and the echoed options ourselves.
-    secrets, module.no_log_values = module.no_log_values, set()
-    echo = {"module_args": hide(module.params)}
+    module.no_log_values = set()
+    shown = hide(module.params)
+    echo = {"module_args": shown}
     task = Task(module.params, bool(module.check_mode))
     try:
         result = act(task)
@@ -50,15 +52,16 @@ def run(module: AnsibleModule, act: Callable[[Task], dict[str, Any]]) -> NoRetur
         _warn(module, task)
         module.fail_json(msg=exc.message, error=exc.as_dict(), invocation=echo, **exc.result)
     except Exception as exc:
-        module.no_log_values = secrets  # nobody knows what is in an error that nobody expected
-        error = {
-            "code": "vm_manager.internal",
-            "help": "This is a defect: please report it.",
-            "details": {},
-        }
+        # Nobody knows what is in an error that nobody expected.
+        module.no_log_values = set(_hidden(module.params, shown))
+        defect = Defect(f"Unexpected error: {exc!r}")
         trace = traceback.format_exc()
         module.fail_json(
-            msg=f"Unexpected error: {exc!r}", error=error, exception=trace, invocation=echo
+            msg=defect.message,
+            error=defect.as_dict(),
+            exception=trace,
+            invocation=echo,
+            **task.done,
         )
     _warn(module, task)
     module.exit_json(**result, invocation=echo)
@@ -78,6 +81,15 @@ def hide(params: Any) -> Any:
 def _shown(key: Any, value: Any) -> Any:
     if value is None:
         return None
+    if key == "vms" and isinstance(value, (list, tuple)):
+        return [_shown("defaults", item) for item in value]
+    if key == "defaults" and isinstance(value, Mapping):
+        from ._arguments import VM  # nobody knows what was meant by the rest
+
+        return {
+            name: _shown(name, item) if name in VM or item is None else "(hidden)"
+            for name, item in value.items()
+        }
     if key == "cloud_init":
         if not isinstance(value, Mapping):
             return "(hidden)"  # nobody has read it yet
@@ -86,6 +98,28 @@ def _shown(key: Any, value: Any) -> Any:
             for name, item in value.items()
         }
     return "(hidden)" if key in _HIDDEN else hide(value)
+
+
+def _hidden(given: Any, shown: Any) -> Iterator[str]:
+    """Yield the texts that are not in what is shown."""
+    if isinstance(shown, Mapping):
+        for name, item in shown.items():
+            yield from _hidden(given[name], item)
+    elif isinstance(shown, list):
+        for part, item in zip(given, shown):
+            yield from _hidden(part, item)
+    elif given != shown:
+        yield from _texts(given)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+    elif value and not isinstance(value, bool):
+        yield str(value)
 
 
 def typed(options: Mapping[str, Any], spec: Mapping[str, Any], place: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ description:
   - All of them are read, planned and checked before the first one is touched. Then they are brought to their state one after the other,
     in the order of O(vms), and only then are guests waited for, so that they boot side by side.
   - It is faster than a loop, which starts a process for each machine and waits for one guest before it starts the next.
-  - A machine that fails does not stop the others. The task fails at its end, and says which failed and why.
+  - A machine that fails does not stop the others, unless they are to be cloned from it. The task fails at its end, and says which failed and why.
 extends_documentation_fragment:
   - cloudnebula.hypervisor._attributes
   - cloudnebula.hypervisor._attributes.actiongroup_all

@@ -88,6 +88,7 @@ options:
       - V(refuse) does not take it in.
       - V(drop) keeps only its active state, as a new file. An image without internal snapshots is kept as ever.
       - An image that was taken in with V(drop) is clean, and there for tasks with V(refuse), too.
+      - V(drop) is only for O(state=present).
     type: str
     choices: [refuse, drop]
     default: refuse

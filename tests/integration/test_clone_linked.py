@@ -182,7 +182,8 @@ def test_an_old_record_costs_no_disk_that_rests_on_layers(bench):
     warnings = [bench.task(name, state="absent")["warnings"] for name in ("vm2", "vm3")]
 
     assert marks(disk) == {"0x11", "0x22"}
-    assert all(disk in said and "none was removed" in said for (said,) in warnings)
+    assert warnings == [[], []]
+    assert len(bench.layers()) == 1
     bench.subject.record("vm1").write_text(json.dumps(whole))
     bench.remove("vm1")
     assert bench.layers() == []
@@ -292,7 +293,7 @@ def test_either_may_be_removed_first(bench, first):
     assert bench.subject.files() == []
 
 
-def test_nothing_is_removed_while_a_record_cannot_be_read(bench):
+def test_what_a_disk_rests_on_stays_while_the_record_cannot_be_read(bench):
     bench.off("vm1")
     write(bench.disk("vm1"), "0x11")
     bench.link("vm2")
@@ -302,8 +303,7 @@ def test_nothing_is_removed_while_a_record_cannot_be_read(bench):
 
     warnings = bench.task("vm1", state="absent")["warnings"]
 
-    assert len(bench.layers()) == 1
-    assert [word for word in warnings if "none was removed" in word and "vm2" in word]
+    assert (len(bench.layers()), warnings) == (1, [])
     record.write_text(whole)
     assert marks(bench.disk("vm2")) == {"0x11"}
 

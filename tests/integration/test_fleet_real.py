@@ -88,6 +88,8 @@ SECRET_TASKS = {
     "wrong suboption of all": (names("web"), {"user_dta": {"password": "hush-typo"}}),
     "wrong option": ([{"name": "web", "cloud_init": SECRETS}, {"name": "db", "colour": 1}], None),
     "wrong value": ([{"name": "web", "cloud_init": SECRETS, "vcpus": "many"}], None),
+    "misspelt": ([{"name": "web", "cloudinit": '{"user_data": "hush-typo"}'}], None),
+    "misspelt mapping": ([{"name": "web", "cloud-init": {"user_data": "hush-typo"}}], None),
     "no machine": ([{"name": "web", "cloud_init": SECRETS}, "db"], None),
 }
 
@@ -102,7 +104,7 @@ def test_nothing_is_said_about_secrets(hypervisor, tmp_path, check):
 
     said = play(tmp_path, "-vvvv", *check, *tasks)
 
-    assert re.search(r"ok=9 +changed=4 .* ignored=5", said), said[-2000:]
+    assert re.search(r"ok=11 +changed=4 .* ignored=7", said), said[-2000:]
     assert not WORDS.search(said)
 
 
@@ -168,7 +170,7 @@ def test_what_the_last_one_lacks_keeps_the_first_one_from_being_made(idle, tmp_p
     refused = idle.run("vm_fleet", vms=wishes, defaults=idle.defaults)
 
     assert "vms[1].image: " in foreseen["warnings"][0]
-    assert refused["error"]["code"] == "vm_manager.fleet.failed"
+    assert refused["error"]["code"] == "vm_manager.fleet.refused"
     assert refused["errors"]["b"]["code"] == "vm_manager.create.image_not_found"
     assert "nothing was touched" in refused["msg"]
     assert not idle.data_dir.exists()
@@ -226,8 +228,8 @@ def test_a_killed_task_is_finished_by_the_next_one(idle, step):
     assert idle.files() == []
 
 
-def test_guests_that_never_answer_cost_the_time_once(idle):
-    """They halt as soon as they are started: the task waits for the first, and has waited for all."""
+def test_guests_that_never_answer_are_told_and_run_on(idle):
+    """They halt as soon as they are started: the task waits for the first, and asks the second once more."""
     failed = idle.run(
         "vm_fleet",
         vms=names("a", "b"),

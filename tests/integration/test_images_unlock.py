@@ -26,8 +26,11 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.insp
     Allowance,
     Image,
 )
-from ansible_collections.cloudnebula.hypervisor.tests.unit.image_server import digest
-from conftest import play
+from ansible_collections.cloudnebula.hypervisor.tests.unit.image_server import (
+    ImageServer,
+    digest,
+)
+from conftest import play, wait_until
 
 KIB, MIB = 1024, 1024**2
 CLUSTER = 64 * KIB
@@ -262,6 +265,41 @@ def test_a_wrong_passphrase_is_named_and_leaves_nothing(hypervisor, task, encryp
     assert task(image=str(encrypted.image), passphrase=PASSPHRASE)["image"]["decrypted"]
 
 
+def test_a_wrong_passphrase_does_not_cost_the_download(hypervisor, task, encrypted):
+    data = encrypted.image.read_bytes()
+    with ImageServer() as server:
+        url = server.serve(data, "/laptop.qcow2")
+        for options in ({}, {"passphrase": "hunter3"}):
+            assert hypervisor.run("vm_image", image=url, **options)["failed"]
+            assert [Path(file).suffix for file in hypervisor.files()] == [".part", ".json"]
+        image = task(image=url, passphrase=PASSPHRASE)["image"]
+
+        asked = [
+            "if-none-match" in asked.headers for asked in server.asked
+        ]  # by whoever has all of it
+        assert asked == [False, True, True]
+    assert content(image, encrypted.folder) == DISK
+    assert len(hypervisor.files()) == 2
+
+
+def test_an_image_that_was_kept_locked_does_not_stand_for_the_decrypted_one(
+    hypervisor, task, encrypted
+):
+    options = {"image": str(encrypted.image), "target_format": "raw"}
+    unlocked = {"image_format": "qcow2", "passphrase": PASSPHRASE, **options}
+    locked = task(image_format="raw", **options)["image"]
+
+    refusal = refused(hypervisor.run("vm_image", **unlocked), "image_format", "is here already as")
+    found = hypervisor.run("vm_image_info")["images"]
+    task(image=locked["path"], state="absent")
+    image = task(**unlocked)["image"]
+
+    assert locked["path"] in refusal["error"]["help"]
+    assert found == [locked]
+    assert image["decrypted"]
+    assert content(image, encrypted.folder) == DISK
+
+
 @pytest.mark.parametrize("kind", ["qcow2", "raw", "vmdk"])
 def test_a_passphrase_for_an_image_that_is_not_encrypted_is_refused(hypervisor, task, plain, kind):
     path = plain.folder / f"disk.{kind}"
@@ -291,13 +329,19 @@ def test_a_passphrase_for_an_image_that_is_not_encrypted_is_refused(hypervisor, 
         ({"passphrase": "x", "state": "absent"}, "state=absent takes none"),
         ({"passphrase": "x", "state": "pushed"}, "state=pushed takes none"),
         ({"passphrase": "x", "state": "pruned", "image": None}, "state=pruned takes none"),
+        ({"internal_snapshots": "drop", "state": "absent"}, "state=absent takes none"),
+        ({"internal_snapshots": "drop", "state": "pushed"}, "state=pushed takes none"),
+        (
+            {"internal_snapshots": "drop", "state": "pruned", "image": None},
+            "state=pruned takes none",
+        ),
     ],
     ids=str,
 )
-def test_a_passphrase_that_can_be_none_is_refused(hypervisor, options, words):
+def test_options_that_can_do_nothing_are_refused(hypervisor, options, words):
     result = hypervisor.run("vm_image", **{"image": "/x", **options})
 
-    assert result["error"]["details"] == {"option": "passphrase"}, result
+    assert result["error"]["details"] == {"option": next(iter(options))}, result
     assert words in result["msg"]
     assert not hypervisor.data_dir.exists()
 
@@ -335,8 +379,9 @@ def test_the_passphrase_is_nowhere_to_be_seen(hypervisor, encrypted):
         fd = os.open(pipe, os.O_RDWR)
         reader = subprocess.Popen(["cat", pipe], stdout=stream)
         task = hypervisor.begin("vm_image", **options)
-        argv = Path(f"/proc/{task.pid}/cmdline").read_bytes()
-        environ = Path(f"/proc/{task.pid}/environ").read_bytes()
+        shown = [Path(f"/proc/{task.pid}/{name}") for name in ("cmdline", "environ")]
+        wait_until(lambda: all(path.read_bytes() for path in shown))  # at once it shows neither
+        argv, environ = (path.read_bytes() for path in shown)
         results = [hypervisor.end(task), hypervisor.run("vm_image", check=True, **options)]
         os.close(fd)
         reader.wait(60)
@@ -344,6 +389,9 @@ def test_the_passphrase_is_nowhere_to_be_seen(hypervisor, encrypted):
     told = seen.read_text()
     assert results[0]["image"]["decrypted"]
     assert results[0]["invocation"]["module_args"]["passphrase"] == "(hidden)"
+    assert b"python" in argv
+    assert b"PATH=" in environ
+    assert sum(line.startswith("PATH=") for line in told.splitlines()) == 5
     assert told.count("secret,id=passphrase,file=/dev/stdin") == 2
     stdin = [line for line in told.splitlines() if line.startswith(("pipe:[", "/dev/null"))]
     assert [line[:5] for line in stdin] == ["/dev/", "pipe:", "pipe:", "/dev/", "/dev/"]

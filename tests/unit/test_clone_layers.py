@@ -41,6 +41,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.own_
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.uses import (
     look_for_uses,
 )
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu import freezing
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu.blocks import (
     disk_node,
     system_node,
@@ -84,6 +85,21 @@ class Bench:
         return path
 
 
+def own_disk(table=bytes(16), l1_entries=2, snapshots=0, features=0, below=b""):
+    """Return a disk of the smallest kind, as QEMU's format page says."""
+    fixed = struct.pack(
+        *(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, 112 if below else 0, len(below), 16, 1 << 30, 0),
+        *(l1_entries, 512, 1024, 1, snapshots, 0),
+    )
+    head = fixed + struct.pack(">QQQII", features, 0, 0, 4, 104)
+    return (head.ljust(112, b"\0") + below).ljust(512, b"\0") + table
+
+
+def over(path, table=bytes(15) + b"\1"):
+    """Return a disk over another file; a guest wrote to it, unless its table is empty."""
+    return own_disk(table, below=os.fsencode(path))
+
+
 @pytest.fixture
 def bench(tmp_path):
     return Bench(tmp_path / "data")
@@ -120,6 +136,62 @@ def test_a_machine_that_gets_another_name_meanwhile_counts(tmp_path, monkeypatch
     monkeypatch.setattr(Store, "names", listed)
 
     assert look_for_uses(str(tmp_path)).of("/image") == ["web2"]
+
+
+@pytest.mark.parametrize("record", ["an older one", "none"])
+def test_what_a_disk_rests_on_counts_whatever_records_say(bench, record):
+    """The record is from before there was such a disk, or it was lost."""
+    bench.make()
+    image, system = f"{bench.folder}/../images/a", f"{bench.folder}/../images/b"
+    bench.vm("web1")
+    bench.file("disk-a.qcow2", over(image))
+    bench.file("disk-c.raw", b"no header")
+    (bench.folder / A).write_bytes(over(system))
+    (bench.folder / B).write_bytes(over(f"../layers/{A}"))
+    bench.file("overlay.0123456789abcdef.qcow2", over(bench.folder / B))
+    if record == "none":
+        os.unlink(f"{bench.store.work_dir('web1')}/vm.json")
+
+    uses = look_for_uses(bench.store.data_dir)
+
+    assert (uses.of(image), uses.of(system), uses.unreadable) == (["web1"], ["web1"], [])
+    bench.layers.collect()
+    assert bench.there() == [A, B]
+
+
+UNREADABLE = {
+    "no qcow2": b"a disk",
+    "empty": b"",
+    "over what QEMU finds": over("json:{}"),
+    "over a protocol": over("nbd://host/x"),
+    "over a name that is too long": own_disk(below=b"x" * 1024),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_nobody_knows_what_a_disk_that_cannot_be_read_rests_on(bench, case):
+    bench.make(A)
+    bench.vm("web1")
+    path = bench.file("disk-a.qcow2", UNREADABLE[case])
+
+    (doubt,) = look_for_uses(bench.store.data_dir).unreadable
+
+    assert str(path) in doubt
+    (warning,) = bench.layers.collect()
+    assert (doubt in warning, bench.there()) == (True, [A])
+
+
+def test_layers_below_layers_come_to_an_end(bench):
+    bench.make()
+    bench.vm("web1")
+    (bench.folder / A).write_bytes(over(bench.folder / B))
+    (bench.folder / B).write_bytes(over(bench.folder / A))
+    bench.file("disk-a.qcow2", over(bench.folder / B))
+    bench.file("disk-c.qcow2", over(bench.folder / C))
+
+    assert look_for_uses(bench.store.data_dir).of(f"{bench.folder}/{C}") == ["web1"]
+    bench.layers.collect()
+    assert bench.there() == [A, B]
 
 
 def test_layers_that_a_record_names_stay(bench):
@@ -244,6 +316,38 @@ def test_a_name_that_a_killed_run_has_left_of_a_layer_hinders_nobody(bench):
 
     assert bench.layers.collect() == []
     assert bench.there() == []
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_all_that_a_machine_has_may_lie_below_a_blank_disk(bench, frozen):
+    """So it is once layers are made. A run that was killed before has left the disk's first name, too."""
+    bench.make(A)
+    bench.vm("web1")
+    layer = bench.folder / "0123456789abcdef.qcow2"
+    layer.write_bytes(own_disk(bytes(15) + b"\1"))
+    bench.file("disk-data.0123456789abcdef.qcow2", over(layer, bytes(16)))
+    other = "backup" if frozen else "disk-data.qcow2"
+    os.link(layer, bench.folder.parent / "vms" / "web1" / other)
+
+    warnings = bench.layers.collect()
+
+    assert [str(bench.folder) in warning for warning in warnings] == [True] * frozen
+    assert bench.there() == ([layer.name, A] if frozen else [])
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_tidying_leaves_a_blank_disk_alone_that_may_be_all_there_is(bench, frozen):
+    bench.make()
+    vm = bench.vm("web1")
+    layer = bench.folder / "0123456789abcdef.qcow2"
+    layer.write_bytes(own_disk(bytes(15) + b"\1"))
+    path = bench.file("disk-data.0123456789abcdef.qcow2", over(layer, bytes(16)))
+    if not frozen:
+        os.link(layer, path.with_name("disk-data.qcow2"))
+
+    freezing._tidy(vm)
+
+    assert (path.exists(), layer.exists()) == (frozen, True)
 
 
 def test_an_unreadable_record_is_no_matter_where_all_layers_are_needed(bench):
@@ -411,16 +515,6 @@ def test_each_new_file_of_a_disk_has_a_name_of_its_own():
         assert len({first, second, third}) == 3
         assert is_over_layer(second)
         assert is_over_layer(third)
-
-
-def own_disk(table=bytes(16), l1_entries=2, snapshots=0, features=0, size=1 << 30):
-    """Return a disk of the smallest kind, as QEMU's format page says."""
-    fixed = struct.pack(
-        *(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, 0, 0, 16, size, 0),
-        *(l1_entries, 512, 1024, 1, snapshots, 0),
-    )
-    head = fixed + struct.pack(">QQQII", features, 0, 0, 4, 104)
-    return head.ljust(512, b"\0") + table
 
 
 OWN = {

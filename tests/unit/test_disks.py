@@ -24,6 +24,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.disks
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import VmError
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.state import VmState
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.store import Store
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image import adoption
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._image.inspect import Image
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._qemu import disk_files
 from ansible_collections.cloudnebula.hypervisor.tests.unit.samples import minimal_handle
@@ -332,7 +333,7 @@ THERE = {
     "what would be made": (plain("a", size=MIB), "disk-a.qcow2", qcow2(), None),
     "over the image": (plain("a", image="/b"), "disk-a.qcow2", qcow2(4096, b"/b"), None),
     "raw": (plain("a", size=4096, format="raw"), "disk-a.raw", b"x" * 4096, None),
-    "an empty one over a layer": (
+    "an empty one over a layer that is gone": (
         *(plain("a", size=MIB), "disk-a.0123456789abcdef.qcow2", qcow2(table=b"")),
         None,
     ),
@@ -359,6 +360,10 @@ THERE = {
     ),
     "no qcow2": (plain("a", size=MIB), "disk-a.qcow2", b"x" * 512, "cannot be read as qcow2"),
     "cut off": (plain("a", size=MIB), "disk-a.qcow2", qcow2()[:600], "it is cut off"),
+    "larger, and the guest wrote to it": (
+        *(plain("a", image="/b"), "disk-a.qcow2", qcow2(2 * MIB, b"/b")),
+        "it has 2MiB, not 4KiB",
+    ),
     "in another format": (
         *(plain("a", size=MIB), "disk-a.raw", b"x" * 512),
         "it is called otherwise than",
@@ -397,6 +402,69 @@ def test_a_file_that_no_record_names_is_taken_as_it_is_or_left_alone(files, case
     assert os.stat(path) == found
     with open(path, "rb") as file:
         assert file.read() == content
+
+
+@pytest.mark.parametrize("below", [b"", b"/b"])
+def test_an_empty_disk_of_another_size_is_made_anew(files, below):
+    """A run was killed before it could record it, and something else is asked for now."""
+    store, vm = files
+    wish = plain("a", size=2 * MIB, image=os.fsdecode(below) or None)
+    vm = with_disks(store.save(vm.evolve(state=VmState.STOPPED)), wish)
+    with open(f"{vm.work_dir}/disk-a.qcow2", "wb") as file:
+        file.write(qcow2(below=below, table=b""))
+
+    disk_files.check_disks(vm.spec, vm)
+    made = disk_files.make_disks(vm, store).disks["a"]
+
+    assert (made.size, os.stat(made.path).st_size) == (2 * MIB, 2 * MIB)
+
+
+def test_what_another_program_has_open_is_not_taken_for_empty(files, monkeypatch):
+    """QEMU may hold back what a guest has written."""
+    dummy_store, vm = files
+    vm = with_disks(vm.evolve(state=VmState.STOPPED), plain("a", size=2 * MIB))
+    path = f"{vm.work_dir}/disk-a.qcow2"
+    with open(path, "wb") as file:
+        file.write(qcow2(table=b""))
+    monkeypatch.setattr(adoption, "is_held", path.__eq__)
+
+    with pytest.raises(VmError, match="it has 1MiB, not 2MiB"):
+        disk_files.check_disks(vm.spec, vm)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_an_empty_disk_over_a_layer_may_be_all_there_is(files, frozen):
+    """Unless the run that was to make the layer was killed: then the disk still has its first name."""
+    store, vm = files
+    vm = with_disks(store.save(vm.evolve(state=VmState.STOPPED)), plain("a", size=MIB))
+    layers = os.path.join(store.data_dir, "layers")
+    os.mkdir(layers)
+    layer, path = f"{layers}/{'c' * 16}.qcow2", f"{vm.work_dir}/disk-a.{'c' * 16}.qcow2"
+    for name, content in ((layer, qcow2()), (path, qcow2(below=os.fsencode(layer), table=b""))):
+        with open(name, "wb") as file:
+            file.write(content)
+    os.link(layer, f"{layers}/other" if frozen else f"{vm.work_dir}/disk-b.qcow2")
+
+    if frozen:
+        with pytest.raises(VmError, match=f"{os.path.basename(path)} is there already"):
+            disk_files.check_disks(vm.spec, vm)
+        return
+    disk_files.check_disks(vm.spec, vm)
+    assert disk_files.make_disks(vm, store).disks["a"].path == f"{vm.work_dir}/disk-a.qcow2"
+
+
+def test_what_a_killed_run_has_made_over_a_disk_goes_with_it(files):
+    store, vm = files
+    vm = disk_files.make_disks(with_disks(vm, plain("a", size=MIB)), store)
+    layers, path = f"{store.data_dir}/layers", f"{vm.work_dir}/disk-a.{'c' * 16}.qcow2"
+    os.mkdir(layers)
+    os.link(vm.disks["a"].path, f"{layers}/{'c' * 16}.qcow2")
+    with open(path, "wb") as file:
+        file.write(qcow2(table=b""))
+
+    disk_files.discard_disks(vm, ("a",), store)
+
+    assert not os.path.exists(path)
 
 
 @pytest.mark.parametrize("how", ["a link", "a second name", "a folder"])

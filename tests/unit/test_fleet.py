@@ -12,6 +12,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils import _fle
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._arguments import VM
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     FleetFailed,
+    FleetRefused,
     InvalidSpec,
     NoGuestAddress,
     PortUnavailable,
@@ -25,6 +26,7 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._noop.backe
 )
 
 DEFAULTS = {name: item.get("default") for name, item in VM.items()}
+SSH = 0  # stands for the port for SSH
 DECIDED_BY_THE_RUN = ("id", "paths", "ssh", "networks", "ip_address", "accelerator_reason")
 
 
@@ -344,32 +346,61 @@ def test_what_two_can_have_is_taken(host, first, second):
     assert [vm["name"] for vm in fleet["vms"]] == ["a", "b"]
 
 
-def test_a_machine_may_take_the_port_that_one_before_it_gives_up(host, monkeypatch):
-    def check_start(backend, spec, found):
-        if spec.name == "b" and host.vm(name="a", state="present")["vm"]["state"] == "running":
-            raise PortUnavailable("networks[0]: taken.", option="networks[0]", vm="a")
-
-    host.fleet([{"name": "a", "networks": user_card(8080)}])
-    monkeypatch.setattr(NoopBackend, "check_start", check_start)
-    wishes = [{"name": "a", "state": "stopped"}, {"name": "b", "networks": user_card(8080)}]
-
-    host.fleet(wishes, check=True)
-    foreseen = host.task.warnings
-    fleet = host.fleet(wishes)
-
-    assert foreseen == []
-    assert [vm["state"] for vm in fleet["vms"]] == ["stopped", "running"]
+RELEASES = {
+    "stopped": ({"state": "stopped"}, {8080, SSH}),
+    "removed": ({"state": "absent"}, {8080, SSH}),
+    "changed live": ({"networks": []}, {8080, SSH}),
+    "restarted with another": ({"networks": user_card(8081), "state": "restarted"}, {8080}),
+    "without its network": ({"networks": [], "state": "restarted"}, {8080, SSH}),
+    "renamed": ({"new_name": "z", "state": "stopped"}, {8080, SSH}),
+    "labels": ({"labels": {"x": "1"}}, set()),
+    "restarted": ({"state": "restarted"}, set()),
+    "suspended": ({"state": "suspended"}, set()),
+    "at the next start": ({"networks": user_card(8081), "apply": "next_start"}, set()),
+}
 
 
-def test_a_port_that_a_machine_keeps_is_known_before_anything_is_touched(host, monkeypatch):
-    def check_start(backend, spec, found):
+@pytest.mark.parametrize("check", [False, True], ids=["run", "check mode"])
+@pytest.mark.parametrize("change", RELEASES)
+def test_a_machine_may_take_the_ports_that_one_before_it_gives_up(host, monkeypatch, change, check):
+    options, expected = RELEASES[change]
+    ssh = host.fleet([{"name": "a", "networks": user_card(8080)}])["vms"][0]["ssh"]["port"]
+    told = []
+    monkeypatch.setattr(
+        NoopBackend,
+        "check_start",
+        lambda backend, spec, found, released: told.append((spec.name, released)),
+    )
+
+    host.fleet([{"name": "a", **options}, {"name": "b", "networks": user_card(8090)}], check=check)
+
+    foreseen = next(released for name, released in told if name == "b")
+    assert foreseen == {("tcp", ssh if port == SSH else port) for port in expected}
+    when_its_turn_comes = [released for name, released in told if name == "b"][1:]
+    assert when_its_turn_comes == ([] if check else [set()])
+
+
+def test_a_machine_that_did_not_run_gives_up_nothing(host, monkeypatch):
+    host.fleet([{"name": "a", "networks": user_card(8080), "state": "stopped"}])
+    told = []
+    monkeypatch.setattr(
+        NoopBackend, "check_start", lambda backend, spec, found, released: told.append(released)
+    )
+
+    host.fleet([{"name": "a", "state": "absent"}, {"name": "b"}], check=True)
+
+    assert told == [set()]
+
+
+def test_a_port_that_cannot_be_had_is_known_before_anything_is_touched(host, monkeypatch):
+    def check_start(backend, spec, found, released):
         if spec.name == "b":
             raise PortUnavailable("networks[0]: taken.", option="networks[0]", vm="a")
 
     host.fleet(names("a"))
     monkeypatch.setattr(NoopBackend, "check_start", check_start)
 
-    error = host.refused(names("a", "b"), FleetFailed)
+    error = host.refused([{"name": "a", "labels": {"x": "1"}}, {"name": "b"}], FleetRefused)
 
     assert list(error.result["errors"]) == ["b"]
 
@@ -380,7 +411,7 @@ def test_all_that_cannot_be_done_is_told_and_nothing_is_touched(host, monkeypatc
     failing(monkeypatch, "check", {"c": gone})
 
     error = host.refused(
-        [{"name": "a", "disk_size": "1GiB"}, {"name": "b"}, {"name": "c"}], FleetFailed
+        [{"name": "a", "disk_size": "1GiB"}, {"name": "b"}, {"name": "c"}], FleetRefused
     )
 
     assert error.message.startswith("2 of 3 VMs cannot be as the task asks; nothing was touched.")
@@ -417,7 +448,7 @@ def test_what_an_earlier_task_may_bring_is_warned_of_with_its_path(host, monkeyp
 def test_a_clone_is_checked_against_what_its_source_will_be(host, source, told):
     clone = {"name": "b", "clone_from": "a", "clone_mode": "linked", "disk_size": "1GiB"}
 
-    error = host.refused([{"name": "a", **source}, clone], FleetFailed)
+    error = host.refused([{"name": "a", **source}, clone], FleetRefused)
 
     assert list(error.result["errors"]) == ["b"]
     assert told in error.message
@@ -456,13 +487,52 @@ def test_one_that_fails_half_way_tells_what_was_done(host, monkeypatch):
     assert "is off now" in error.message
 
 
-def test_a_clone_of_one_that_fails_says_so(host, monkeypatch):
+@pytest.mark.parametrize("there", [[], [{"name": "a", "state": "stopped"}]], ids=["new", "old"])
+def test_nothing_is_cloned_from_one_that_fails(host, monkeypatch, there):
+    host.fleet(there)
     failing(monkeypatch, "prepare", {"a": SpawnFailed("The disk is full.")})
 
-    error = host.failed([{"name": "a", "state": "stopped"}, {"name": "b", "clone_from": "a"}])
+    error = host.failed(
+        [
+            {"name": "a", "state": "stopped", "vcpus": 2},
+            {"name": "b", "clone_from": "a", "state": "stopped"},
+            {"name": "c", "clone_from": "b"},
+        ]
+    )
 
-    assert list(error.result["errors"]) == ["a", "b"]
-    assert error.result["errors"]["b"]["msg"] == "vms[1].clone_from: there is no VM 'a'."
+    assert list(error.result["errors"]) == ["a", "b", "c"]
+    told = {name: entry["msg"] for name, entry in error.result["errors"].items()}
+    assert told["b"] == "vms[1].clone_from: the VM 'a' failed in this task."
+    assert told["c"] == "vms[2].clone_from: the VM 'b' failed in this task."
+    assert host.machines() == [machine["name"] for machine in there]
+
+
+def test_a_clone_that_is_there_already_does_not_depend_on_its_source(host, monkeypatch):
+    clone = {"name": "b", "clone_from": "a"}
+    host.fleet([{"name": "a", "state": "stopped"}, clone])
+    failing(monkeypatch, "prepare", {"a": SpawnFailed("The disk is full.")})
+
+    error = host.failed([{"name": "a", "state": "stopped", "vcpus": 2}, {**clone, "vcpus": 2}])
+
+    assert list(error.result["errors"]) == ["a"]
+    assert [entry["changed"] for entry in error.result["results"]] == [False, True]
+
+
+def test_a_defect_hides_neither_what_was_done_nor_what_else_failed(host, monkeypatch):
+    defect = ZeroDivisionError("ours")
+    failing(monkeypatch, "start", {"b": defect, "c": SpawnFailed("QEMU did not start.")})
+
+    with pytest.raises(ZeroDivisionError) as raised:
+        host.fleet(names("a", "b", "c", "d"))
+
+    done = host.task.done
+    assert raised.value is defect
+    assert done["changed"] is True
+    assert [vm["name"] for vm in done["vms"]] == ["a", "d"]
+    assert {name: entry["code"] for name, entry in done["errors"].items()} == {
+        "b": "vm_manager.internal",
+        "c": "vm_manager.qemu.spawn_failed",
+    }
 
 
 def test_all_are_started_before_the_first_guest_is_waited_for(host, monkeypatch):
@@ -517,6 +587,18 @@ def test_guests_share_the_time_and_none_fails_for_another(host, monkeypatch):
     assert error.result["errors"]["a"]["msg"] == "The guest had no address."
     assert "busy with other VMs" in error.result["errors"]["d"]["msg"]
     assert [entry["actions"] for entry in error.result["results"]] == [["prepare", "start"]] * 4
+
+
+def test_a_guest_that_ends_is_not_said_to_have_had_no_time(host, monkeypatch):
+    def ends(backend, vm, deadline):
+        time.sleep(max(0.0, deadline - time.monotonic()) if vm.handle.name == "a" else 0.0)
+        raise NoGuestAddress("The VM's process ended.")
+
+    monkeypatch.setattr(NoopBackend, "await_address", ends)
+
+    error = host.failed(names("a", "b"), wait_for="ip", wait_timeout=1)
+
+    assert error.result["errors"]["b"]["msg"] == "The VM's process ended."
 
 
 def test_without_time_to_wait_there_is_none(host, monkeypatch):

@@ -10,6 +10,7 @@ import gzip
 import json
 import lzma
 import os
+import struct
 import threading
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -226,6 +227,63 @@ def test_what_is_no_image_is_not_kept(images, server):
 
     assert url in caught.value.message
     assert names(images) == []
+
+
+def test_a_download_is_kept_if_another_option_would_let_it_in(images, server):
+    blank = bytes(MIB)  # no boot sector
+    url = server.serve(blank, "/blank.raw")
+    key = parse_source(url).key
+
+    for dummy in range(2):
+        with pytest.raises(ImageRefused, match="no raw disk with a boot sector"):
+            images.ensure(wanted(url))
+        assert names(images) == [f".{key}.part", f".{key}.part.json"]
+    entry = images.ensure(wanted(url, image_format="raw"))
+
+    assert content(entry) == blank
+    assert len(names(images)) == 2
+    asked = ["if-none-match" in asked.headers for asked in server.asked]  # by whoever has all of it
+    assert asked == [False, True, True]
+
+
+def test_a_copy_of_a_local_file_is_not_kept_for_another_option(images, tmp_path):
+    (tmp_path / "blank.raw").write_bytes(bytes(MIB))
+
+    with pytest.raises(ImageRefused, match="no raw disk with a boot sector"):
+        images.ensure(wanted(str(tmp_path / "blank.raw")))
+
+    assert names(images) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"source_format": "vmdk"}, "taken for vmdk. Now it is taken for raw."),
+        ({"decrypted": True}, "taken for encrypted raw. Now"),
+        ({"dropped_snapshots": 2}, "taken for raw with 2 snapshots. Now"),
+    ],
+    ids=str,
+)
+def test_bytes_that_were_taken_for_something_else_before_are_not_mixed_up(
+    images, server, change, words
+):
+    first = images.ensure(wanted(server.url()))
+    before = replace(first, **change)
+    with open(first.record, "wb") as stream:
+        stream.write(dump(before))
+
+    for dummy in range(2):
+        with pytest.raises(ImageRefused) as caught:
+            images.ensure(wanted(server.url(), update="always"))
+
+        assert words in caught.value.message
+        assert first.path in caught.value.help
+        assert images.entries() == [before]
+    images.remove(before)
+    again = images.ensure(wanted(server.url(), update="always"))
+
+    assert replace(again, fetched_at=first.fetched_at) == first
+    assert len(names(images)) == 2
 
 
 @pytest.mark.parametrize("data", [DISK, NO_IMAGE], ids=["taken in", "refused"])
@@ -577,6 +635,23 @@ def test_nothing_is_removed_while_nobody_knows_who_uses_it(images, server):
     for act in (lambda: images.remove(entry), images.prune, lambda: images.prune(dry=True)):
         with pytest.raises(BadRecord, match="Nobody knows"):
             act()
+    assert images.entries() == [entry]
+
+
+def test_an_image_below_a_disk_that_no_record_names_is_not_removed(images, server):
+    entry = images.ensure(wanted(server.url()))
+    folder = os.path.join(images.data_dir, "vms", "web1")
+    os.makedirs(folder, mode=0o700)
+    name = os.fsencode(entry.path)
+    fixed = struct.pack(
+        ">4sIQIIQIIQQIIQ", b"QFI\xfb", 2, 72, len(name), 16, MIB, 0, 1, 2048, 0, 1, 0, 0
+    )
+    with open(os.path.join(folder, "disk-a.qcow2"), "wb") as stream:
+        stream.write((fixed + name).ljust(4096, b"\0"))
+
+    with pytest.raises(ImageInUse, match="'web1'"):
+        images.remove(entry)
+    assert images.prune().entries == ()
     assert images.entries() == [entry]
 
 

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "_image": HOST,
     **dict.fromkeys(BACKENDS, GUEST),
     "_router": ROUTER,
-    "_module": ROUTER | {"_router"},
+    "_module": ROUTER | {"_router", "_arguments"},
     "_autostart": HOST,
     "_describe": ROUTER | {"_router", "_module"},
     "_manage": ROUTER | {"_router", "_module", "_autostart", "_arguments", "_describe"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 import sys
 import syslog
 
@@ -15,7 +16,11 @@ import pytest
 from ansible.module_utils import basic
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common import warnings as ansible_warnings
-from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._arguments import VM, VM_INFO
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._arguments import (
+    VM,
+    VM_FLEET,
+    VM_INFO,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     HostError,
     InvalidSpec,
@@ -266,6 +271,34 @@ def test_cloud_init_that_nobody_has_read_yet_is_echoed_without_what_may_be_secre
     assert hide({"vms": [{"cloud_init": typed_wrongly}]}) == {"vms": [{"cloud_init": shown}]}
     assert hide({"cloud_init": '{"user_data": "s"}'}) == {"cloud_init": "(hidden)"}
     assert hide({"cloud_init": None}) == {"cloud_init": None}
+
+
+def test_options_of_machines_that_do_not_exist_are_echoed_without_what_may_be_secret():
+    given = {"name": "a", "vcpus": 2, "cloudinit": {"user_data": "s"}, "cloud-init": "s", "x": None}
+    shown = {**given, "cloudinit": "(hidden)", "cloud-init": "(hidden)"}
+
+    assert hide({"vms": [given], "defaults": given}) == {"vms": [shown], "defaults": shown}
+
+
+def test_an_unexpected_error_blots_out_nothing_but_secrets_and_tells_what_was_done(edge):
+    def act(task):
+        task.done = {"changed": True, "vms": [{"name": "web1"}]}
+        raise RuntimeError(f"web1 in web.py: {SECRET} {web1['image']} hush-typo")
+
+    web1 = {
+        "name": "web1",
+        "image": "https://example.org/a?hush-signature",
+        "cloud_init": SECRETS,
+        "cloudinit": {"user_data": ["hush-typo"]},
+    }
+    result = edge.task(VM_FLEET, act, vms=[web1], defaults={"description": "web.py", "vcpus": 1})
+
+    assert result["error"]["code"] == "vm_manager.internal"
+    assert result["msg"].startswith("Unexpected error: RuntimeError('web1 in web.py: ")
+    assert (result["changed"], result["vms"]) == (True, [{"name": "web1"}])
+    assert result["invocation"]["module_args"]["vms"][0]["name"] == "web1"
+    assert SECRET not in edge.printed
+    assert not re.search("hush-(signature|typo)", edge.printed)
 
 
 TYPED = [
@@ -592,7 +625,7 @@ def test_a_step_that_fails_half_way_has_changed_what_it_recorded(edge, monkeypat
 def test_what_would_hinder_the_start_is_looked_at_before_the_machine_is_stopped(
     edge, monkeypatch, options
 ):
-    def taken(backend, spec, found):
+    def taken(backend, spec, found, released):
         raise PortUnavailable("The port 8080 is taken.")
 
     edge.vm()

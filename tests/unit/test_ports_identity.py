@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import socket
 import uuid
@@ -12,6 +14,9 @@ import uuid
 import pytest
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     PortUnavailable,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.layout import (
+    ALIVE_LOCK,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.networks import (
     Network,
@@ -26,6 +31,9 @@ from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._guest.iden
     new_id,
     new_mac,
     preferred_port,
+)
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.locks import (
+    hold_while_alive,
 )
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._host.ports import (
     is_free,
@@ -228,6 +236,15 @@ def recorded(store, name, spec, **fields):
     )
 
 
+@contextlib.contextmanager
+def running(store, name):
+    """Hold the lock that the machine's process holds while it lives."""
+    os.makedirs(store.work_dir(name), mode=0o700, exist_ok=True)
+    fd = hold_while_alive(os.path.join(store.work_dir(name), ALIVE_LOCK))
+    yield
+    os.close(fd)
+
+
 @pytest.fixture
 def taken():
     with listener() as sock:
@@ -273,12 +290,38 @@ def test_the_machine_that_has_the_port_is_named(tmp_path, taken, way):
         "for SSH": {"spec": forwarding(), "ssh_host_port": taken},
     }
     mine = recorded(store, "web1", forwarding(forward))
-    recorded(store, "web2", **has[way])
+    recorded(store, "old", forwarding(forward), ssh_host_port=taken)  # does not run
+    recorded(store, "other", forwarding(forward), booted=forwarding())
+    with running(store, "other"), running(store, "web2"):
+        recorded(store, "web2", **has[way])
 
-    with pytest.raises(PortUnavailable, match="it is a port of the VM 'web2'") as caught:
-        check_forwards(mine.spec, mine, False, store)
+        with pytest.raises(PortUnavailable, match="it is a port of the VM 'web2'") as caught:
+            check_forwards(mine.spec, mine, False, store)
 
     assert caught.value.details["vm"] == "web2"
+
+
+def test_a_machine_that_does_not_run_is_not_named(tmp_path, taken):
+    store, spec = Store(str(tmp_path / "data")), forwarding(PortForward(taken, 80))
+    recorded(store, "web2", spec, booted=spec, ssh_host_port=taken)
+
+    with pytest.raises(PortUnavailable, match=r"it is taken\.$") as caught:
+        check_forwards(spec, None, False, store)
+
+    assert "vm" not in caught.value.details
+
+
+def test_what_others_let_go_before_is_no_obstacle_but_the_next_port_is(tmp_path, taken):
+    store = Store(str(tmp_path / "data"))
+    with listener() as foreign:
+        port = foreign.getsockname()[1]
+        spec = forwarding(PortForward(taken, 80), PortForward(port, 81))
+
+        with pytest.raises(PortUnavailable) as caught:
+            check_forwards(spec, None, False, store, {("tcp", taken), ("udp", port)})
+
+    assert caught.value.details["port"] == port
+    check_forwards(spec, None, False, store, {("tcp", taken)})
 
 
 def test_what_a_running_machine_listens_on_itself_is_no_obstacle(tmp_path, taken):

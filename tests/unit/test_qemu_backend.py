@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import subprocess
 import sys
 import time
 from dataclasses import replace
 
 import pytest
+from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.disks import (
+    Disk,
+    DiskRecord,
+)
 from ansible_collections.cloudnebula.hypervisor.plugins.module_utils._core.errors import (
     BadRecord,
     InvalidState,
@@ -333,6 +338,92 @@ def test_an_old_record_is_not_taken_for_a_machine_that_never_ran(tmp_path):
         QemuBackend(store).check(vm.spec, vm)
 
     assert caught.value.details == {"path": str(alive)}
+
+
+# How the header names what a disk rests on, what the record says (image, layers), and what else lies there; {} is a folder.
+RESTING = {
+    "the image": ("{}/a", ("{}/a", ()), True),
+    "by another path": ("{}/link/a", ("{}/a", ()), True),
+    "by a path from where it lies": ("../../../a", ("{}/a", ()), True),
+    "a layer over the image": ("{}/layer", ("{}/a", ("{}/layer", "{}/b")), True),
+    "nothing": ("", (None, ()), True),
+    "another image": ("{}/b", ("{}/a", ()), False),
+    "the image below the layer": ("{}/a", ("{}/a", ("{}/layer",)), False),
+    "an image that is not recorded": ("{}/b", (None, ()), False),
+    "no image": ("", ("{}/a", ()), False),
+    "a name that is no path": ("nbd://127.0.0.1:1/x", ("{}/a", ()), False),
+}
+
+
+def disk_over(name):
+    """Return the header of a qcow2 disk that rests on a file, as QEMU's format page says."""
+    place = (512, len(name)) if name else (0, 0)
+    fixed = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", 3, *place, 16, 4096, 0, 1, 0, 0, 1, 0, 0)
+    return (fixed + struct.pack(">QQQII", 0, 0, 0, 4, 104)).ljust(512, b"\0") + name.encode()
+
+
+@pytest.mark.parametrize("which", ["disk0", "data"])
+@pytest.mark.parametrize("case", RESTING)
+def test_a_disk_is_not_started_over_another_file_than_it_was_made_over(tmp_path, case, which):
+    """The record was restored from a backup: QEMU would believe it, whatever the disk's own header says."""
+    header, (image, layers), fits = RESTING[case]
+    store = Store(str(tmp_path / "data"))
+    work_dir = store.work_dir("web1")
+    os.makedirs(work_dir, mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path)
+    header = header.replace("{}", str(tmp_path))
+    image = image and image.replace("{}", str(tmp_path))
+    layers = tuple(layer.replace("{}", str(tmp_path)) for layer in layers)
+    record = DiskRecord(f"{work_dir}/disk.qcow2", "qcow2", 4096, image, image and "raw", layers)
+    with open(record.path, "wb") as file:
+        file.write(disk_over(header))
+    vm = minimal_handle(work_dir=work_dir, state=VmState.STOPPED)
+    if which == "disk0":
+        vm = vm.evolve(overlay_path=record.path, base_image=image, layers=layers)
+    else:
+        vm = vm.evolve(disks={"data": record}, spec=replace(vm.spec, disks=(Disk("data"),)))
+    vm = store.save(vm)
+
+    if fits:
+        QemuBackend(store).check_start(vm.spec, vm, set())
+        return
+    for act in (
+        lambda: QemuBackend(store).check_start(vm.spec, vm, set()),
+        lambda: QemuBackend(store).start(vm),
+    ):
+        with pytest.raises(BadRecord) as caught:
+            act()
+        recorded = (*layers, image)[0]
+        assert caught.value.details["path"] == record.path
+        for name in (record.path, header or "no other file", recorded or "no other file"):
+            assert name in caught.value.message
+        assert "vm.json" in caught.value.help
+    assert store.load("web1") == vm
+
+
+def test_a_disk_that_is_no_part_of_the_machine_is_not_looked_at(tmp_path):
+    store = Store(str(tmp_path / "data"))
+    path = tmp_path / "disk.qcow2"
+    path.write_bytes(disk_over("/b"))
+    detached = {"data": DiskRecord(str(path), "qcow2", 4096)}
+    vm = store.save(minimal_handle(state=VmState.STOPPED, disks=detached))
+
+    QemuBackend(store).check_start(vm.spec, vm, set())
+
+    with pytest.raises(BadRecord):
+        QemuBackend(store).check_start(replace(vm.spec, disks=(Disk("data"),)), vm, set())
+
+
+@pytest.mark.parametrize("kind", ["gone", "no qcow2", "raw"])
+def test_what_a_disk_without_a_header_rests_on_is_left_to_qemu(tmp_path, kind):
+    path = tmp_path / "disk"
+    if kind != "gone":
+        path.write_bytes(b"no disk any more")
+    record = DiskRecord(str(path), "raw" if kind == "raw" else "qcow2", 512)
+    store = Store(str(tmp_path / "data"))
+    vm = minimal_handle(state=VmState.STOPPED, disks={"data": record})
+
+    QemuBackend(store).check_start(replace(vm.spec, disks=(Disk("data"),)), vm, set())
 
 
 def environment_of(pid):

@@ -132,10 +132,21 @@ class ImageNotFound(Unready):
 
 
 class ImageRefused(VmError):
-    """The file is no image, or not one that is safe to run."""
+    """The file is no image, or not one that is safe to run. ``mendable`` tells whether the same file passes with other options."""
 
     code = "vm_manager.image.refused"
     default_help = "Use a standalone disk image; convert it with 'qemu-img convert' if it depends on other files."
+
+    def __init__(
+        self,
+        message: str,
+        help_text: str | None = None,
+        *,
+        mendable: bool = False,
+        **details: object,
+    ) -> None:
+        super().__init__(message, help_text, **details)
+        self.mendable = mendable
 
 
 class FormatDetectionFailed(VmError):
@@ -280,6 +291,13 @@ class Busy(VmError):
 
     code = "vm_manager.vm.busy"
     default_help = "Wait until it has ended and run the task again."
+
+
+class FleetRefused(VmError):
+    """Some of several virtual machines cannot be brought to what the task asks for. None was touched."""
+
+    code = "vm_manager.fleet.refused"
+    default_help = "The result has the error of each VM under its name in errors."
 
 
 class FleetFailed(VmError):
@@ -456,6 +474,13 @@ class ImageInUse(VmError):
 
     code = "vm_manager.image.in_use"
     default_help = "Remove these VMs first."
+
+
+class Defect(VmError):
+    """An error that nobody expected."""
+
+    code = "vm_manager.internal"
+    default_help = "This is a defect: please report it."
 
 
 class HostError(VmError):

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Protocol
 
+from .claims import Port
 from .features import Features
 from .handle import VmHandle
 from .live import Change
@@ -30,8 +31,11 @@ class Hypervisor(Protocol):
     def check(self, spec: VmSpec, found: VmHandle | None) -> None:
         """Raise what would hinder this host from making or running such a machine. Touches nothing."""
 
-    def check_start(self, spec: VmSpec, found: VmHandle | None) -> None:
-        """Raise what would hinder it from running just now. What the machine ``found`` itself has does not count."""
+    def check_start(self, spec: VmSpec, found: VmHandle | None, released: Set[Port]) -> None:
+        """Raise what would hinder it from running just now.
+
+        What the machine ``found`` itself has does not count, nor do the ports that others will have ``released`` by then.
+        """
 
     def prepare(self, spec: VmSpec, found: VmHandle | None = None) -> VmHandle:
         """Make the machine's files as ``spec`` says, or bring those of an existing one up to it.

@@ -6,7 +6,7 @@
 
 A run may have been killed before it could record what it had made, or the record was restored from a backup that is older
 than the disk. So the file is never written over. If it is just what would be made, whatever a guest wrote to it since, it
-is taken as it is.
+is taken as it is. An empty one of another size holds nothing that could be lost, and is made anew.
 """
 
 from __future__ import annotations
@@ -18,13 +18,18 @@ from .._core.disks import DiskRecord
 from .._core.errors import BadRecord
 from .._core.sizes import show_size
 from .._host.files import doing
+from .._host.locks import is_held
 from . import qcow2
 from .content import opened
+from .own_disk import look_at_disk
 from .recognise import SECTOR
 
 
-def refuse_unlike(option: str, wanted: DiskRecord) -> None:
-    """Raise ``BadRecord`` unless the file of ``wanted`` is what would be made there. Touches nothing."""
+def is_alike(option: str, wanted: DiskRecord) -> bool:
+    """Tell whether the file of ``wanted`` is what would be made there, or empty and of another size. Touches nothing.
+
+    Raises ``BadRecord`` if it is neither.
+    """
     with doing(f"look at {wanted.path}"):
         found = os.lstat(wanted.path)
     if not stat.S_ISREG(found.st_mode):
@@ -33,7 +38,7 @@ def refuse_unlike(option: str, wanted: DiskRecord) -> None:
         raise unknown(option, wanted.path, "the file has another name, too")
     if wanted.format == "raw":
         _compare_sizes(option, wanted, found.st_size)
-        return
+        return True
     with opened(wanted.path) as content:
         try:
             header = qcow2.parse_header(content.read(0, SECTOR))
@@ -42,7 +47,6 @@ def refuse_unlike(option: str, wanted: DiskRecord) -> None:
             extensions = dict(qcow2.extensions(header, first_cluster))
         except ValueError as exc:
             raise unknown(option, wanted.path, f"it cannot be read as qcow2: {exc}") from exc
-    _compare_sizes(option, wanted, header.virtual_size)
     if header.has_data_file or header.encryption:
         raise unknown(option, wanted.path, "it is encrypted, or keeps its data in another file")
     below = first_cluster[header.backing_offset :][: header.backing_size]
@@ -51,6 +55,12 @@ def refuse_unlike(option: str, wanted: DiskRecord) -> None:
         raise unknown(option, wanted.path, f"it rests {shown}")
     if below and extensions.get(qcow2.BACKING_FORMAT) != os.fsencode(wanted.base_format or ""):
         raise unknown(option, wanted.path, f"it takes {wanted.base_image} for another format")
+    # A program that has it open may not have written all.
+    is_blank = not is_held(wanted.path) and look_at_disk(wanted.path).is_blank
+    if is_blank and header.virtual_size != wanted.size:
+        return False
+    _compare_sizes(option, wanted, header.virtual_size)
+    return True
 
 
 def unknown(option: str, path: str, reason: str) -> BadRecord:

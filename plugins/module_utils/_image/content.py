@@ -38,9 +38,12 @@ class Content:
         except OSError as exc:
             raise _unreadable(self.shown, exc) from exc
 
-    def refused(self, what: str, help_text: str | None = None, **details: object) -> ImageRefused:
+    def refused(
+        self, what: str, help_text: str | None = None, *, mendable: bool = False, **details: object
+    ) -> ImageRefused:
         """Return the error for an image that is readable but not fit for use. ``what`` follows the name of the file."""
-        return ImageRefused(f"image: {self.shown} {what}.", help_text, option="image", **details)
+        message = f"image: {self.shown} {what}."
+        return ImageRefused(message, help_text, mendable=mendable, option="image", **details)
 
 
 @contextlib.contextmanager

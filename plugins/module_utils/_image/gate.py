@@ -69,7 +69,8 @@ def judge(
 def not_encrypted(shown: str) -> ImageRefused:
     """Return the error for a passphrase that there is no use for."""
     what = f"passphrase: {shown} is not encrypted."
-    return ImageRefused(what, "Leave passphrase out, or check the image.", option="passphrase")
+    help_text = "Leave passphrase out, or check the image."
+    return ImageRefused(what, help_text, mendable=True, option="passphrase")
 
 
 def _second_opinion(content: Content, image: Image) -> Image:
@@ -89,6 +90,7 @@ def _second_opinion(content: Content, image: Image) -> Image:
             raise ImageRefused(
                 f"passphrase: it does not unlock {content.shown}.",
                 "Give the passphrase of one of the image's key slots.",
+                mendable=True,
                 option="passphrase",
             ) from exc
         raise content.refused(

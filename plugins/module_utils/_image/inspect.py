@@ -172,10 +172,11 @@ def _refuse_unless_allowed(content: Content, header: qcow2.Header, allowance: Al
             "Decrypt it where it comes from, with 'qemu-img convert'.",
         )
     if header.encryption and allowance.passphrase is None:
-        raise content.refused("is encrypted", _UNLOCK)
+        raise content.refused("is encrypted", _UNLOCK, mendable=True)
     if header.snapshots and not allowance.drop_snapshots:
         # Which of its states is meant would be a guess, and they can differ in size.
-        raise content.refused(f"holds {header.snapshots} internal snapshots", _DROP)
+        what = f"holds {header.snapshots} internal snapshots"
+        raise content.refused(what, _DROP, mendable=True)
 
 
 def _check_extensions(content: Content, header: qcow2.Header) -> None:

@@ -5,9 +5,9 @@
 """The layers of one data folder, in ``<data_dir>/layers/``: what was a machine's disk once, and is shared since.
 
 A layer begins as a second name for the disk's file. It becomes one when a record says so: from then on nobody writes
-it, and the first name goes. The records of machines name all layers that their disks rest on, so one that no record
-names is needed by nobody. Whoever makes that so, or takes names away, holds the lock of the folder; it is the last lock
-that a task takes.
+it, and the first name goes. The records of machines name all layers that their disks rest on, and so do the disks: a
+layer that neither names is needed by nobody. Whoever makes that so, or takes names away, holds the lock of the folder;
+it is the last lock that a task takes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .._core.layout import RECORD, is_disk, is_over_layer
 from .._host.files import doing, make_private_folder, refuse_foreign_folder, sync
 from .._host.locks import exclusive
 from .._host.store import Store
-from .own_disk import look_at_disk
-from .uses import read_all
+from .own_disk import LAYERS, is_left_over
+from .uses import look_below, read_all
 
 _A_MOMENT = 30.0  # seconds to wait for a task that makes layers
 _LAYER = re.compile(r"[0-9a-f]{16}\.qcow2")
@@ -39,7 +39,7 @@ class Layers:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.folder = os.path.join(store.data_dir, "layers")
+        self.folder = os.path.join(store.data_dir, LAYERS)
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
@@ -67,7 +67,7 @@ class Layers:
         return key, path
 
     def collect(self) -> list[str]:
-        """Remove the layers that no record names; return warnings. Nothing is removed if a record cannot be read."""
+        """Remove the layers that nothing names; return warnings. Nothing is removed if a record or disk cannot be read."""
         if not self._unused()[0]:
             return []
         with self.changing():
@@ -81,7 +81,7 @@ class Layers:
         return []
 
     def _unused(self) -> tuple[list[str], Iterator[str]]:
-        """Return the files of layers that no readable record names, and sentences that say why that may not be all."""
+        """Return the files of layers that nothing readable names, and sentences that say why these may be too many."""
         try:
             there = [name for name in sorted(os.listdir(self.folder)) if _LAYER.fullmatch(name)]
         except FileNotFoundError:
@@ -93,10 +93,12 @@ class Layers:
             return [], iter(())
         handles, unknown = read_all(self._store)
         # By their names, which are unique: the path to the data folder can be written in more than one way.
-        used = {os.path.basename(path) for handle in handles for path in layers_of(handle)}
+        named = chain.from_iterable(map(layers_of, handles))
+        below, unreadable = look_below(self._store)
+        used = set(map(os.path.basename, chain(named, below)))
         known = {handle.name for handle in handles}
         old = chain.from_iterable(map(self._signs_of_age, handles))
-        doubts = chain(unknown, self._orphans(known), old)
+        doubts = chain(unknown, unreadable, self._orphans(known), old)
         return [name for name in there if name not in used], doubts
 
     def _signs_of_age(self, vm: VmHandle) -> Iterator[str]:
@@ -111,8 +113,8 @@ class Layers:
                 yield f"Its disk {gone[0]} is gone: {may_be_old}"
             for name in sorted(set(filter(is_over_layer, there)) - named):
                 path = os.path.join(vm.work_dir, name)
-                # One that is blank, or that has become a layer, is what a killed run has left.
-                if os.stat(path).st_nlink == 1 and not look_at_disk(path).is_blank:
+                # One that has become a layer is what a killed run has left, too.
+                if os.stat(path).st_nlink == 1 and not is_left_over(path):
                     yield f"{path} is not in its record: {may_be_old}"
 
     def _orphans(self, known: Iterable[str]) -> Iterator[str]:

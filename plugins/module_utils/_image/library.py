@@ -21,7 +21,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 
-from .._core.errors import BadRecord, ImageInUse, ImageNotFound, Unready, VmError
+from .._core.errors import (
+    BadRecord,
+    ImageInUse,
+    ImageNotFound,
+    ImageRefused,
+    Unready,
+    VmError,
+)
 from .._host.files import (
     doing,
     make_private_folder,
@@ -34,8 +41,8 @@ from .._host.locks import exclusive, is_taken
 from .checksum import DEFAULT_ALGORITHM, Checksum
 from .entry import Entry, dump, entry_key, load, unknown_key
 from .fetch import fetch, is_unchanged
-from .intake import Fresh, Progress, digest_of, take_in
-from .part import forget
+from .intake import Fresh, Progress, TakenIn, digest_of, take_in
+from .part import note_of
 from .transfer import Fetched
 from .uses import Uses, look_for_uses
 from .wish import ImageWish, locate, settled, with_digest
@@ -237,17 +244,34 @@ class ImageLibrary:
         return self._keep(stated, part, fetched, progress)
 
     def _keep(self, wish: ImageWish, part: str, fetched: Fetched, progress: Progress) -> Entry:
-        sha256 = fetched.digests[DEFAULT_ALGORITHM]
-        fresh = Fresh(part, wish.source.shown, sha256)
+        fresh = Fresh(part, wish.source.shown, fetched.digests[DEFAULT_ALGORITHM])
         try:
             taken = take_in(fresh, wish.image_format, wish.target_format, wish.allowance, progress)
-        except Unready:
-            raise  # the next run need not fetch it again
-        except VmError:
-            self._clear(part)
+            entry = self._entry_of(wish, taken, fetched)
+            for known in self._at(entry.path):
+                _refuse_unlike(known, entry)
+        except VmError as exc:
+            # The next run need not download it again if that one can go another way.
+            mendable = isinstance(exc, Unready) or (isinstance(exc, ImageRefused) and exc.mendable)
+            self._clear(part, keep=mendable and wish.source.local_path is None)
             raise
-        image = taken.image
-        entry = Entry(
+        made = taken.image.path
+        with self._changing():
+            there = self._at(entry.path)
+            if there:  # never change a file that disks may rest on: converted anew, it may have another layout
+                entry = self._save(replace(entry, digest=there[0].digest, size=there[0].size))
+            else:
+                self._save(entry)
+                with doing(f"keep {entry.path}"):
+                    os.chmod(made, _READ_ONLY)
+                    sync(made)
+                    os.replace(made, entry.path)
+            self._clear(part)
+        return entry
+
+    def _entry_of(self, wish: ImageWish, taken: TakenIn, fetched: Fetched) -> Entry:
+        image, sha256 = taken.image, fetched.digests[DEFAULT_ALGORITHM]
+        return Entry(
             path=self._path(f"{entry_key(wish.source, sha256, image.format)}.{image.format}"),
             source=wish.source.shown,
             source_key=wish.source.key,
@@ -264,28 +288,20 @@ class ImageLibrary:
             decrypted=taken.source.is_encrypted,
             dropped_snapshots=taken.source.snapshots,
         )
-        with self._changing():
-            there = [known for known in self._entries() if known.path == entry.path]
-            if there:  # never change a file that disks may rest on: converted anew, it may have another layout
-                entry = self._save(replace(entry, digest=there[0].digest, size=there[0].size))
-            else:
-                self._save(entry)
-                with doing(f"keep {entry.path}"):
-                    os.chmod(image.path, _READ_ONLY)
-                    sync(image.path)
-                    os.replace(image.path, entry.path)
-            self._clear(part)
-        return entry
+
+    def _at(self, path: str) -> list[Entry]:
+        return [known for known in self._entries() if known.path == path]
 
     def _save(self, entry: Entry) -> Entry:
         write_atomically(entry.record, dump(entry))
         return entry
 
-    def _clear(self, part: str) -> None:
-        forget(part)
+    def _clear(self, part: str, keep: bool = False) -> None:
+        """Remove what was made of a part, also by a run that was killed, and the part itself unless it is kept."""
         name = os.path.basename(part)
-        for found in os.listdir(self.folder):  # also what a killed run has left half-made
-            if found.startswith((name, f".{name}")):
+        stays = (name, os.path.basename(note_of(part))) if keep else ()
+        for found in os.listdir(self.folder):
+            if found.startswith((name, f".{name}")) and found not in stays:
                 _unlink(self._path(found))
         with doing(f"write {self.folder}"):
             sync(self.folder)
@@ -346,6 +362,25 @@ def _fits(entry: Entry, wish: ImageWish) -> bool:
         and wish.image_format in (None, entry.source_format, entry.format)
         and wish.target_format in (None, entry.format)
     )
+
+
+def _refuse_unlike(known: Entry, new: Entry) -> None:
+    """Raise ``ImageRefused`` if the same bytes were taken for something else before: their name does not tell."""
+    before, now = _taken_for(known), _taken_for(new)
+    if before != now:
+        raise ImageRefused(
+            f"image: {new.source} is here already as {known.path}, taken for {before}. Now it is taken for {now}.",
+            f"If that is right, remove it first, with state=absent and image={known.path}.",
+            mendable=True,
+            option="image_format",
+            path=known.path,
+        )
+
+
+def _taken_for(entry: Entry) -> str:
+    secret = "encrypted " if entry.decrypted else ""
+    snapshots = f" with {entry.dropped_snapshots} snapshots" if entry.dropped_snapshots else ""
+    return f"{secret}{entry.source_format}{snapshots}"
 
 
 def _has(entry: Entry, expected: Iterable[Checksum]) -> bool:

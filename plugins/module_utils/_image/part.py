@@ -97,7 +97,7 @@ class Part:
 
     def discard(self) -> None:
         """Remove the file and what is noted beside it, so that no later run takes it up."""
-        for path in (_note_of(self.path), self.path):
+        for path in (note_of(self.path), self.path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         os.ftruncate(self._fd, 0)
@@ -105,13 +105,13 @@ class Part:
 
 def note(path: str, origin: Origin) -> None:
     """Write down what the part ``path`` belongs to."""
-    write_atomically(_note_of(path), json.dumps(asdict(origin)).encode())
+    write_atomically(note_of(path), json.dumps(asdict(origin)).encode())
 
 
 def noted(path: str) -> Origin | None:
     """Return what the part ``path`` belongs to, if an earlier run has noted it and this one understands it."""
     try:
-        found = json.loads(read_private(_note_of(path)))
+        found = json.loads(read_private(note_of(path)))
         return Origin(**found)
     except (OSError, ValueError, TypeError):
         return None
@@ -120,7 +120,7 @@ def noted(path: str) -> Origin | None:
 def forget(path: str) -> None:
     """Remove what was noted beside a part."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(_note_of(path))
+        os.unlink(note_of(path))
 
 
 def this_boot() -> str | None:
@@ -132,7 +132,8 @@ def this_boot() -> str | None:
         return None
 
 
-def _note_of(path: str) -> str:
+def note_of(path: str) -> str:
+    """Return the path of what is noted beside a part."""
     return f"{path}.json"
 
 

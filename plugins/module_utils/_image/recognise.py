@@ -65,6 +65,7 @@ def recognise(content: Content) -> str:
     raise content.refused(
         "is no disk image that is known here, and no raw disk with a boot sector",
         "Check the file; if it is a raw disk of another kind, say image_format: raw.",
+        mendable=True,
     )
 
 

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .._core.claims import Port
 from .._core.cloud_init import next_instance
 from .._core.disks import SYSTEM_DISK, DiskRecord
 from .._core.errors import NoGuestAddress
@@ -54,7 +55,7 @@ class NoopBackend:
     def check(self, spec: VmSpec, found: VmHandle | None) -> None:
         """Nothing can hinder it."""
 
-    def check_start(self, spec: VmSpec, found: VmHandle | None) -> None:
+    def check_start(self, spec: VmSpec, found: VmHandle | None, released: Set[Port]) -> None:
         """Nothing can hinder it."""
 
     def prepare(self, spec: VmSpec, found: VmHandle | None = None) -> VmHandle:

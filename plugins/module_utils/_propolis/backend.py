@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from .._core.claims import Port
 from .._core.errors import (
     InvalidState,
     NoGuestAddress,
@@ -82,7 +83,7 @@ class PropolisBackend:
         check_host(spec, found, self._store.data_dir)
         preparation.refuse_unknown_volume(spec, found, self._store)
 
-    def check_start(self, spec: VmSpec, found: VmHandle | None) -> None:
+    def check_start(self, spec: VmSpec, found: VmHandle | None, released: Set[Port]) -> None:
         """Its guests have no ports of the host."""
 
     def prepare(self, spec: VmSpec, found: VmHandle | None = None) -> VmHandle:

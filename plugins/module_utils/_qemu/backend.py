@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from .._core.claims import Port
 from .._core.disks import SYSTEM_DISK
 from .._core.errors import (
     InvalidState,
@@ -57,6 +58,7 @@ from .launcher import Launched, launch, opened
 from .monitor import LOOK, expect_state, open_monitor, vnc_address, vnc_endpoint
 from .ports import PORTS
 from .qmp import Qmp
+from .resting import check_resting
 from .run_state import RUN_STATES, state_of
 from .shared_folders import opened_folders
 from .taps import opened_taps
@@ -101,13 +103,15 @@ class QemuBackend:
         check_host(spec, found, self._store.data_dir)
         check_freeze(spec, found, self._store)
 
-    def check_start(self, spec: VmSpec, found: VmHandle | None) -> None:
-        """Raise ``PortUnavailable`` if somebody else listens on a port that is to lead into the guest."""
+    def check_start(self, spec: VmSpec, found: VmHandle | None, released: Set[Port]) -> None:
+        """Raise what would hinder a start: a disk over another file than it was made over, or a port that is taken."""
+        if found is not None and found.state is not VmState.PREPARING:
+            check_resting(spec, found)
         try:
             running = found is not None and self._is_alive(found)
         except InvalidState:
             running = True  # it lives, but cannot be told apart; what would end it says so
-        check_forwards(spec, found, running, self._store)
+        check_forwards(spec, found, running, self._store, released)
 
     def prepare(self, spec: VmSpec, found: VmHandle | None = None) -> VmHandle:
         """Make the machine's files, finish them, or bring them up to ``spec``."""
@@ -142,6 +146,7 @@ class QemuBackend:
             raise InvalidState(
                 f"The VM '{vm.name}' has a running QEMU process already.", "Stop it first."
             )
+        check_resting(vm.spec, vm)
         before = preparation.grow_disk(preparation.ensure_port(vm, self._store), self._store)
         before = preparation.ensure_seed(before, self._store)
         check_firmware(before.spec, before)

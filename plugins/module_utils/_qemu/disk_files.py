@@ -14,17 +14,17 @@ from dataclasses import replace
 from .._core.disks import SYSTEM_DISK, Disk, DiskRecord
 from .._core.errors import BadRecord, ImageNotFound, InvalidSpec
 from .._core.handle import VmHandle
-from .._core.layout import data_disk, is_file_of_disk, is_over_layer
+from .._core.layout import data_disk, is_file_of_disk
 from .._core.sizes import MAX_DISK, show_size
 from .._core.spec import VmSpec
 from .._core.state import VmState
 from .._host.files import doing
 from .._host.store import Store
-from .._image.adoption import refuse_unlike, unknown
+from .._image.adoption import is_alike, unknown
 from .._image.content import opened
 from .._image.inspect import Image, inspect_image, unreadable
 from .._image.overlay import create_disk, create_overlay, grow_disk_file
-from .._image.own_disk import look_at_disk
+from .._image.own_disk import is_left_over
 from .._image.qcow2 import parse_header
 from .._image.recognise import SECTOR
 from .._image.source import parse_source
@@ -114,8 +114,11 @@ def discard_disks(vm: VmHandle, names: Sequence[str], store: Store) -> VmHandle:
     """Delete the files of disks that nothing uses any more."""
     for name in names:
         path = vm.disks[name].path
-        with doing(f"delete {path}"), contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        # What a killed run has left over it is only known for that as long as the disk is there.
+        left_over = [file for file in _files(vm, name) if file != path and is_left_over(file)]
+        for file in (*left_over, path):
+            with doing(f"delete {file}"), contextlib.suppress(FileNotFoundError):
+                os.unlink(file)
     return store.save(vm.evolve(disks={n: r for n, r in vm.disks.items() if n not in names}))
 
 
@@ -154,17 +157,26 @@ def _planned(disk: Disk, folder: str, option: str) -> DiskRecord:
 
 
 def _is_there(planned: DiskRecord, name: str, vm: VmHandle, option: str) -> bool:
-    """Tell whether the file of a disk that is not recorded is there already; raise ``BadRecord`` if it is another one."""
+    """Tell whether the file of a disk that is not recorded is there already; raise ``BadRecord`` if it is another one.
+
+    An empty one of another size is as good as none.
+    """
     if vm.state is VmState.PREPARING:
         return False  # it never ran: what a killed run has left holds nothing, and may have another size
+    is_there = False
+    for path in _files(vm, name):
+        if path == planned.path:
+            is_there = is_alike(option, planned)
+        elif not is_left_over(path):
+            raise unknown(option, path, f"it is called otherwise than {planned.path}")
+    return is_there
+
+
+def _files(vm: VmHandle, name: str) -> list[str]:
+    """Return the paths of all files that are called as those of a disk are, recorded or not."""
     with doing(f"list {vm.work_dir}"):
         files = [file for file in sorted(os.listdir(vm.work_dir)) if is_file_of_disk(file, name)]
-    for path in (os.path.join(vm.work_dir, file) for file in files):
-        if path == planned.path:
-            refuse_unlike(option, planned)
-        elif not is_over_layer(os.path.basename(path)) or not look_at_disk(path).is_blank:
-            raise unknown(option, path, f"it is called otherwise than {planned.path}")
-    return os.path.basename(planned.path) in files
+    return [os.path.join(vm.work_dir, file) for file in files]
 
 
 def _path(disk: Disk, option: str) -> str:

@@ -26,7 +26,7 @@ from .._core.state import VmState
 from .._host.commands import run
 from .._host.files import doing, replacing
 from .._host.store import Store
-from .._image.adoption import refuse_unlike
+from .._image.adoption import is_alike
 from .._image.inspect import inspect_image
 
 # A file of a later folder hides one of the same name in an earlier one; an empty file hides it, too.
@@ -110,8 +110,7 @@ def _has_variables(vm: VmHandle, nvram: str, firmware: Firmware) -> bool:
     if vm.state is VmState.PREPARING or not os.path.lexists(nvram):
         return False  # what never ran has written none
     size = inspect_image(firmware.template, firmware.template_format).virtual_size
-    refuse_unlike("firmware", DiskRecord(nvram, "qcow2", size))
-    return True
+    return is_alike("firmware", DiskRecord(nvram, "qcow2", size))
 
 
 def find_firmware(

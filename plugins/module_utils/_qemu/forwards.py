@@ -7,26 +7,37 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Set
 
+from .._core.claims import Port, held_ports
 from .._core.errors import PortUnavailable, VmError
 from .._core.handle import VmHandle
+from .._core.layout import ALIVE_LOCK
 from .._core.networks import PortForward
 from .._core.spec import VmSpec
+from .._host.locks import is_held
 from .._host.ports import obstacle
 from .._host.store import Store
 
 
-def check_forwards(spec: VmSpec, found: VmHandle | None, running: bool, store: Store) -> None:
+def check_forwards(
+    spec: VmSpec,
+    found: VmHandle | None,
+    running: bool,
+    store: Store,
+    released: Set[Port] = frozenset(),
+) -> None:
     """Raise ``PortUnavailable`` for the first forwarded port that cannot be listened on.
 
-    ``running`` tells whether the machine ``found`` has a process: what that listens on does not count.
+    ``running`` tells whether the machine ``found`` has a process: what that listens on does not count, nor does what
+    others will have ``released`` by then.
     """
-    own = set(_ports(found.booted)) if running and found is not None and found.booted else set()
+    own = held_ports(found.booted, found) if running and found and found.booted else set()
     for option, forward in _forwards(spec):
         if _is_for_ssh(forward, spec, found):
             reason = "the VM itself keeps it for SSH"
-        elif (forward.protocol, forward.host) in own:
+        elif (forward.protocol, forward.host) in own | released:
             continue
         else:
             reason = obstacle(forward.host, forward.host_address, forward.protocol) or ""
@@ -38,11 +49,6 @@ def _forwards(spec: VmSpec) -> Iterator[tuple[str, PortForward]]:
     for index, network in enumerate(spec.networks or ()):
         for number, forward in enumerate(network.port_forwards):
             yield f"networks[{index}].port_forwards[{number}].host", forward
-
-
-def _ports(spec: VmSpec) -> Iterator[tuple[str, int]]:
-    for dummy, forward in _forwards(spec):
-        yield forward.protocol, forward.host
 
 
 def _is_for_ssh(forward: PortForward, spec: VmSpec, found: VmHandle | None) -> bool:
@@ -67,15 +73,14 @@ def _unavailable(
 
 
 def _keepers(name: str, forward: PortForward, store: Store) -> Iterator[str]:
-    """Yield the other machines whose records have the port."""
+    """Yield the other machines that run with the port."""
     for other in store.names():
-        record = None
         with contextlib.suppress(VmError):
             record = store.load(other)
-        if record is None or other == name:
-            continue
-        ports = {*_ports(record.spec), *(_ports(record.booted) if record.booted else ())}
-        if record.ssh_host_port is not None:
-            ports.add(("tcp", record.ssh_host_port))
-        if (forward.protocol, forward.host) in ports:
-            yield other
+            if record is None or other == name:
+                continue
+            ports = held_ports(record.booted or record.spec, record)
+            if (forward.protocol, forward.host) not in ports:
+                continue
+            if is_held(os.path.join(record.work_dir, ALIVE_LOCK)):
+                yield other

@@ -19,7 +19,7 @@ from dataclasses import replace
 from .._core.disks import SYSTEM_DISK, DiskRecord
 from .._core.errors import InvalidSpec, InvalidState, VmError
 from .._core.handle import VmHandle
-from .._core.layout import is_disk, is_over_layer, over_layer
+from .._core.layout import is_disk, over_layer
 from .._core.spec import VmSpec
 from .._core.state import VmState
 from .._host.files import doing, sync
@@ -28,7 +28,7 @@ from .._host.store import Store
 from .._image.inspect import Image
 from .._image.layers import Layers, drop, layers_of, seal
 from .._image.overlay import create_overlay
-from .._image.own_disk import OwnDisk, look_at_disk
+from .._image.own_disk import OwnDisk, is_left_over, look_at_disk
 
 MOST_LAYERS = 64  # below one disk: each is a file that QEMU keeps open and looks into
 
@@ -141,6 +141,6 @@ def _tidy(vm: VmHandle) -> None:
         for path in (os.path.join(vm.work_dir, file) for file in files):
             found = os.lstat(path)
             is_layer = any(os.path.samestat(found, layer) for layer in sealed)
-            # An empty one was made and never used. What a guest wrote to is left alone: the record may be an old one.
-            if is_layer or (is_over_layer(os.path.basename(path)) and look_at_disk(path).is_blank):
+            # Any other is left alone: the record may be an old one.
+            if is_layer or is_left_over(path):
                 drop(path)
