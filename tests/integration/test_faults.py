@@ -553,7 +553,9 @@ def test_forwarded_port_of_a_stranger_hinders_the_start_and_nothing_else(idle):
     assert f"port {port} of 127.0.0.1 cannot be had: it is taken" in refused["msg"]
     assert "would fail now" in json.dumps(foreseen["warnings"])
     assert (restart.get("changed", False), idle.state("vm2")) == (False, "running")
-    assert "vm" not in restart["error"]["details"], "vm1 has the port in its record, but does not run"
+    assert "vm" not in restart["error"]["details"], (
+        "vm1 has the port in its record, but does not run"
+    )
 
     first = idle.vm()
     taken = idle.refuse("vm2", networks=networks, apply="restart")
