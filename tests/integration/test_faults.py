@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -708,11 +709,21 @@ def test_base_image_is_never_written(guests, smoke_image):
     assert sha256(smoke_image) == before
 
 
+def is_locked(path):
+    """Tell whether a task works on the machine."""
+    with open(path, "rb") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def test_started_while_another_task_stops_it(idle):
     """There is nothing to do when the machine is looked at; there is once the other task is done."""
     idle.vm()
     stopping = idle.begin("vm", name="vm1", state="stopped", stop_timeout=3)
-    time.sleep(1)
+    wait_until(lambda: is_locked(idle.folder().with_name(".vm1.lock")))
 
     result = idle.vm(state="started")
 
